@@ -1,0 +1,38 @@
+"""Distribution `grail-verl`: a verl plugin, found through the entry point group `verl.plugins`.
+
+Nothing here pulls in torch, verl or CUDA: whoever trains with verl has them, and the extras name the
+sets that this project itself is run and tested with.
+"""
+
+from setuptools import find_namespace_packages, setup
+
+CPU = [
+    "verl==0.9.1",
+    "torch==2.13.0",
+    "transformers>=5.10,<5.11",
+    "TransferQueue>=0.1.10,<0.2",
+    "cachetools",
+    "fastapi",
+    "uvicorn",
+    "matplotlib",
+    "rich",
+]
+
+setup(
+    name="grail-verl",
+    version="0.1.0",
+    description="GRAIL for verl: token-level credit from the gradient of a response's own answer, by one flag",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_namespace_packages(include=["grail_verl*", "hydra_plugins*"]),
+    package_data={"grail_verl.conf": ["**/*.yaml"]},
+    install_requires=["omegaconf>=2.3,<2.4", "packaging", "wrapt>=1.15"],
+    extras_require={
+        "cpu": CPU,
+        "vllm": ["verl[vllm]==0.9.1"],
+        "test": [*CPU, "pytest", "hypothesis", "sentencepiece"],
+    },
+    entry_points={"verl.plugins": ["grail = grail_verl.plugin"]},
+)
