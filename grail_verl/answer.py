@@ -1,0 +1,209 @@
+r"""Where the final answer stands in a response: the tokens of its `\boxed{...}`.
+
+Data walks through it early: options → response tokens → *answer span* → saliency → weights. The span is
+found in the bytes of the tokens that were really sampled, and nothing is ever encoded again: encoding the
+decoded text gives back the canonical tokens, which are not always those the policy chose, and " \" is
+often one token, so that a re-encoded `\boxed{` starts in another place. Bytes rather than characters,
+because a token may hold half of one; `\boxed`, `{` and `}` are ASCII, whose bytes never occur inside a
+longer UTF-8 character, however broken the text around them is.
+
+What is an answer follows what the graders (verl's math_reward, math-verify) read as one:
+
+- Every `{` and `}` counts, `\{` and `\}` too: `\boxed{\{3\}}` is complete, `\boxed{\{3}` is not.
+- White space may stand between `\boxed` and `{`. `\boxed 5` and `\fbox{5}` are no answers.
+- An unclosed `\boxed{` hides no complete one before, behind or inside it.
+- Of boxes inside each other only the outermost complete one counts; the graders would read the innermost.
+- Special tokens (padding, end of sequence, unknown) and ids outside the vocabulary have no text, as in
+  `decode(ids, skip_special_tokens=True)`, the text that is graded. Inside an expression they belong to it.
+"""
+
+import json
+import operator
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+OCCURRENCES = ("first", "last")
+
+_BRACE = re.compile(rb"\\boxed\s*\{|[{}]")
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_PROBE = "So 2 {x} \\boxed{42} é☃"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSpan:
+    """Half-open token ranges into a response; start <= content_start <= content_end <= end.
+
+    [start, end) is every token that overlaps the expression. [content_start, content_end) is those strictly
+    inside the braces, possibly none: a token that straddles a brace is not content.
+    """
+
+    start: int
+    end: int
+    content_start: int
+    content_end: int
+
+
+class AnswerLocator:
+    r"""Finds the first or last complete `\boxed{...}` of a response.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer whose tokens have bytes of their own: byte-level BPE or
+            SentencePiece, with or without byte fallback, fast, or slow over a `sp_model`.
+        occurrence: "first" or "last".
+
+    Raises:
+        TypeError: the tokenizer is of another kind (WordPiece, for one: its text is not its tokens joined).
+        ValueError: occurrence is neither, or the bytes found do not spell what the tokenizer decodes.
+    """
+
+    def __init__(self, tokenizer, occurrence: str = "last"):
+        if occurrence not in OCCURRENCES:
+            raise ValueError(f"answer.occurrence is {occurrence!r}, must be one of {', '.join(OCCURRENCES)}")
+        self.occurrence = occurrence
+        self._bytes = _token_bytes(tokenizer)
+        self._verify(tokenizer)
+
+    def locate(self, response_ids: list[int]) -> AnswerSpan | None:
+        """Args:
+            response_ids: the sampled tokens, as plain integers; padding and special tokens may stand anywhere.
+
+        Returns:
+            The answer's tokens as indices into response_ids, None if there is no complete answer.
+
+        Raises:
+            TypeError: an id is no integer.
+        """
+        pieces = self._pieces(response_ids)
+        boxes = _boxes(b"".join(pieces))
+        if not boxes:
+            return None
+        start, left, right = boxes[0 if self.occurrence == "first" else -1]
+        ends = list(accumulate(map(len, pieces)))
+
+        def token_at(byte: int) -> int:
+            # The first token that ends behind the byte; a token without text never is.
+            return bisect_right(ends, byte)
+
+        content_start = token_at(left) + 1
+        return AnswerSpan(
+            start=token_at(start),
+            end=token_at(right) + 1,
+            content_start=content_start,
+            content_end=max(content_start, token_at(right)),  # both braces may lie in one token
+        )
+
+    def _pieces(self, ids: list[int]) -> list[bytes]:
+        return list(map(self._bytes.__getitem__, ids))
+
+    def _verify(self, tokenizer) -> None:
+        """A probe's bytes must be the probe, or at least what the tokenizer itself makes of it: a vocabulary
+        may lack its characters, a normalizer may change them."""
+        ids = tokenizer.encode(_PROBE, add_special_tokens=False)
+        ours = b"".join(self._pieces(ids)).decode("utf-8", errors="replace")
+        theirs = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        # SentencePiece puts a space before the text; decoders may take it away again.
+        if ours.strip() not in (_PROBE, theirs.strip()):
+            raise ValueError(
+                f"the tokens of {type(tokenizer).__name__} do not spell its text: {_PROBE!r} decodes to "
+                f"{theirs!r}, but the bytes of its tokens are {ours!r}; no answer could be located in them"
+            )
+
+
+class _TokenBytes(dict):
+    """Token id → the token's bytes."""
+
+    def __missing__(self, token_id) -> bytes:
+        # A 0-d tensor hashes by identity: look its value up. Ids outside the vocabulary exist because models
+        # pad theirs; they have no text.
+        return self.get(operator.index(token_id), b"")
+
+
+def _token_bytes(tokenizer) -> _TokenBytes:
+    to_bytes = _piece_reader(tokenizer)
+    table = _TokenBytes((token_id, to_bytes(piece)) for piece, token_id in tokenizer.get_vocab().items())
+    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    table.update((token_id, b"") for token_id in special.union(tokenizer.all_special_ids))
+    return table
+
+
+def _piece_reader(tokenizer) -> Callable[[str], bytes]:
+    """The function from a vocabulary entry to its bytes that fits the tokenizer's decoder."""
+    if hasattr(tokenizer, "sp_model"):
+        return _sentencepiece_bytes
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    steps = [] if decoder is None else list(_steps(json.loads(decoder.__getstate__())))
+    kinds = {step["type"] for step in steps}
+    if all(map(_is_understood, steps)):
+        # Before the others: a tokenizer read from a GGUF file has SentencePiece's steps in front of this one.
+        if "ByteLevel" in kinds:
+            return _byte_level_bytes
+        if kinds & {"Replace", "Metaspace"}:
+            return _sentencepiece_bytes if "ByteFallback" in kinds else _metaspace_bytes
+    raise TypeError(
+        f"cannot tell the bytes of the tokens of {type(tokenizer).__name__}: its decoder is "
+        f"{' + '.join(step['type'] for step in steps) or 'unknown'}; byte-level BPE and SentencePiece are supported"
+    )
+
+
+def _steps(decoder: dict) -> Iterator[dict]:
+    if decoder["type"] == "Sequence":
+        for step in decoder["decoders"]:
+            yield from _steps(step)
+    else:
+        yield decoder
+
+
+def _is_understood(step: dict) -> bool:
+    match step:
+        case {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}:
+            return True
+        case {"type": "Metaspace", "replacement": "▁"}:
+            return True
+        case {"type": kind}:
+            return kind in ("ByteLevel", "ByteFallback", "Fuse", "Strip")
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's alphabet: printable Latin-1 characters stand for themselves, the other bytes for U+0100 and on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+def _byte_level_bytes(piece: str) -> bytes:
+    try:
+        return bytes(map(_BYTE_OF.__getitem__, piece))
+    except KeyError:  # an added token outside the alphabet: the decoder, too, takes it as it is written
+        return piece.encode()
+
+
+def _metaspace_bytes(piece: str) -> bytes:
+    return piece.replace("▁", " ").encode()
+
+
+def _sentencepiece_bytes(piece: str) -> bytes:
+    byte = _BYTE_PIECE.fullmatch(piece)
+    return bytes([int(byte[1], 16)]) if byte else _metaspace_bytes(piece)
+
+
+def _boxes(text: bytes) -> list[tuple[int, int, int]]:
+    r"""The outermost complete boxes as byte offsets of `\`, `{` and `}`, in one pass whatever the text."""
+    start = text.find(b"\\boxed")
+    if start < 0:
+        return []
+    opened, boxes = [], []
+    for match in _BRACE.finditer(text, start):
+        if match[0] != b"}":
+            opened.append(match.span() if len(match[0]) > 1 else None)  # None: a brace that opens no box
+        elif opened and (box := opened.pop()):
+            start, behind = box
+            while boxes and boxes[-1][0] > start:  # complete, but inside this one
+                boxes.pop()
+            boxes.append((start, behind - 1, match.start()))
+    return boxes
