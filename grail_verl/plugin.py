@@ -1,8 +1,60 @@
+"""Registers GRAIL with verl, and nothing else.
+
+verl imports this module at `import verl`, in every process, through the entry point group `verl.plugins`,
+and logs what goes wrong at DEBUG only. So nothing heavy happens here (registrations wait for the verl
+module they belong to), and trouble is told on stderr; a command that asks for grail ends with it.
+"""
+
 import os
+import sys
 
-import torch
+from packaging.version import Version
+from wrapt import when_imported
 
-if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu" or not torch.accelerator.is_available():
-    from grail_verl import cpu
+SUPPORTED = (Version("0.9.1"), Version("0.10"))
 
-    cpu.register()
+
+def _register() -> None:
+    import verl  # being imported right now: __version__ is set before plugins are loaded
+
+    if not SUPPORTED[0] <= Version(verl.__version__) < SUPPORTED[1]:
+        raise ImportError(f"needs verl >= {SUPPORTED[0]}, < {SUPPORTED[1]}; found verl {verl.__version__}")
+
+    from grail_verl import patches
+
+    when_imported("verl.utils.config")(patches.validate_config)
+    when_imported("verl.trainer.ppo.v1.utils")(patches.multi_trajectory_advantage)
+    when_imported("verl.trainer.ppo.core_algos")(_register_estimator)
+    when_imported("verl.workers.engine_workers")(_register_worker)
+
+    import torch
+
+    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu" or not torch.accelerator.is_available():
+        from grail_verl import cpu
+
+        cpu.register()
+
+
+def _register_estimator(core_algos) -> None:
+    from grail_verl.estimator import compute_grail_advantage
+    from grail_verl.launch import ESTIMATOR
+
+    core_algos.register_adv_est(ESTIMATOR)(compute_grail_advantage)
+
+
+def _register_worker(engine_workers) -> None:
+    from grail_verl.worker import actor_worker_class
+
+    if not hasattr(engine_workers.ActorRolloutRefWorker, "actor_worker_cls"):
+        raise ImportError("grail-verl does not know this verl: ActorRolloutRefWorker has no actor_worker_cls; "
+                          "grail-verl is built for verl 0.9.1")
+    engine_workers.ActorRolloutRefWorker.actor_worker_cls = property(actor_worker_class)
+
+
+try:
+    _register()
+except Exception as error:
+    message = f"grail-verl is installed but not active: {error}"
+    if any("grail" in argument for argument in sys.argv[1:]):
+        sys.exit(message)  # SystemExit: verl's `except Exception` around plugins lets it pass
+    print(message, file=sys.stderr)

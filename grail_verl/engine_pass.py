@@ -1,0 +1,159 @@
+"""The saliency pass through verl's FSDP engine: rows that end with their answer → micro-batches → scores.
+
+Stands between the hook (worker.py), which chooses the rows, and saliency.py, which knows neither verl nor
+ranks. Inputs are prepared by the engine itself, so packed and padded layouts are verl's own.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id, get_device_name
+
+from grail_verl.saliency import deterministic_mode, position_scores, preserved_mode
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """One response up to the end of its answer.
+
+    Attributes:
+        input_ids: (P + end,) int64, prompt and response tokens; what lies behind the answer is cut off.
+        position_ids: (P + end,) int64.
+        prompt_length: P, at least 1.
+        answer_start: first answer token, counted in the response; the last one ends the row.
+        temperature: the rollout's, for this row.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    prompt_length: int
+    answer_start: int
+    temperature: float
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What fits into one micro-batch: tokens (padding included, if padded) or rows, the other one None."""
+
+    tokens: int | None
+    rows: int | None
+    packed: bool
+
+    def fits(self, lengths: list[int]) -> bool:
+        if self.rows is not None:
+            return len(lengths) <= self.rows
+        used = sum(lengths) if self.packed else max(lengths) * len(lengths)
+        return used <= self.tokens
+
+
+def pack(lengths: list[int], budget: Budget) -> list[list[int]]:
+    """Indices of the rows of each micro-batch, longest first, so that padding and gaps stay small. A row
+    over the budget gets a micro-batch of its own."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or not budget.fits([lengths[i] for i in (*batches[-1], index)]):
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def saliency_pass(
+    engine, rows: list[AnswerRow], budget: Budget, settings: dict, *, leaf: str, alignment: str
+) -> list[Tensor]:
+    """Scores of every response token up to the answer's end, for each row.
+
+    A collective call: every data-parallel rank must make it, with or without rows. The ranks agree on the
+    number of micro-batches first, and one that has fewer takes part with a dummy row, because each forward
+    and backward gathers sharded parameters.
+
+    Args:
+        engine: verl's FSDPEngineWithLMHead; no parameter gets a gradient, modes and hooks stay as found.
+        rows: this rank's.
+        budget: of one micro-batch.
+        settings: non-tensor entries for the engine's `prepare_model_inputs` (use_remove_padding, …), and
+            `disable_auto_offload`.
+        leaf, alignment: see GrailConfig.
+
+    Returns:
+        For each row, in order, float32 scores of shape (end,) on the CPU.
+    """
+    batches = pack([len(row) for row in rows], budget)
+    agreed = torch.tensor(len(batches), device=get_device_id())
+    dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=engine.get_data_parallel_group())
+    scores: list[Tensor] = [torch.empty(0)] * len(rows)
+    if agreed == 0:
+        return scores
+
+    settings = dict(settings)
+    offload = {"disable_auto_offload": settings.pop("disable_auto_offload")}
+    with preserved_mode(engine.module), engine.eval_mode(**offload), deterministic_mode(engine.module, leaf):
+        for step in range(int(agreed)):
+            if step < len(batches):
+                of_batch = _micro_batch(engine, [rows[i] for i in batches[step]], settings, leaf, alignment)
+                for index, row_scores in zip(batches[step], of_batch, strict=True):
+                    scores[index] = row_scores
+            else:
+                _micro_batch(engine, [_dummy_row()], settings, leaf, alignment)
+    return scores
+
+
+def _dummy_row() -> AnswerRow:
+    return AnswerRow(torch.zeros(2, dtype=torch.long), torch.arange(2), 1, 0, 1.0)
+
+
+def _micro_batch(engine, rows: list[AnswerRow], settings: dict, leaf: str, alignment: str) -> list[Tensor]:
+    device = get_device_id()
+    temperatures = {row.temperature for row in rows}
+    tensors = {
+        "input_ids": torch.nested.as_nested_tensor([row.input_ids for row in rows], layout=torch.jagged),
+        "position_ids": torch.nested.as_nested_tensor([row.position_ids for row in rows], layout=torch.jagged),
+    }
+    if len(temperatures) == 1:  # a plain number, as verl's fused kernels ask for
+        settings = {**settings, "temperature": temperatures.pop()}
+    else:
+        tensors["temperature"] = torch.tensor([row.temperature for row in rows])
+    inputs, _ = engine.prepare_model_inputs(tu.get_tensordict(tensors, non_tensor_dict=settings).to(device))
+
+    # Where each row's first token lies: one after the other in a packed row, or each in a row of its own.
+    if settings["use_remove_padding"]:
+        ends = torch.tensor([len(row) for row in rows]).cumsum(0).tolist()
+        origins = [(0, end - len(row)) for row, end in zip(rows, ends, strict=True)]
+    else:
+        origins = [(index, 0) for index in range(len(rows))]
+    keep_BS = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
+    labels, temperature = [], []
+    for row, (line, origin) in zip(rows, origins, strict=True):
+        first = row.prompt_length + row.answer_start
+        keep_BS[line, origin + first - 1 : origin + len(row) - 1] = True
+        labels.append(row.input_ids[first:])
+        temperature.append(torch.full((len(row) - first,), max(row.temperature, 1e-8)))  # clamped as in verl
+
+    # The engine's own autocast (verl/workers/engine/fsdp/transformer_impl.py, forward_step).
+    precision = engine._autocast_dtype
+    autocast = (
+        contextlib.nullcontext()
+        if precision == torch.float32
+        else torch.autocast(device_type=get_device_name(), dtype=precision)
+    )
+    with autocast:
+        scores_BS = position_scores(
+            engine.module,
+            inputs,
+            keep_BS.to(device),
+            labels_N=torch.cat(labels).to(device),
+            temperature_N=torch.cat(temperature).to(device),
+            leaf=leaf,
+        ).cpu()
+    shift = 1 if alignment == "predictor" else 0
+    scores = []
+    for row, (line, origin) in zip(rows, origins, strict=True):
+        first = origin + row.prompt_length - shift
+        scores.append(scores_BS[line, first : first + len(row) - row.prompt_length])
+    return scores

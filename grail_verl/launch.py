@@ -1,0 +1,62 @@
+"""What happens to a user's config before Ray starts: checks, and the hand-over of the options.
+
+`verl.utils.config.validate_config` runs in main_ppo's process, before anything expensive; `patches.py` puts
+`prepare` in front of it. verl's workers are given `config.actor_rollout_ref` only, so the checked options
+travel there; a config without that section is a run in which GRAIL is off.
+"""
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from grail_verl.config import GrailConfig
+
+ESTIMATOR = "grail"
+STRATEGIES = ("fsdp", "fsdp2")
+
+
+def prepare(config: DictConfig) -> None:
+    """Checks the options of a run with `algorithm.adv_estimator=grail` and hands them to the workers.
+
+    Leaves any other config as it is. Afterwards `algorithm.grail` holds every option, so that loggers
+    record it, and `actor_rollout_ref.grail` holds the same. The section is a structured one: unpickling
+    it on a node where grail-verl is not installed fails there, instead of training without GRAIL.
+
+    Raises:
+        ValueError: an option that is unknown or out of range, or a way to run verl that GRAIL does not
+            serve; names the option, the value and what is allowed.
+    """
+    if config.algorithm.adv_estimator != ESTIMATOR:
+        return
+    section = config.algorithm.get("grail")
+    if OmegaConf.is_config(section):
+        section = OmegaConf.to_container(section, resolve=True)
+    options = GrailConfig.from_options(section)
+    _refuse_unserved(config)
+    with open_dict(config):
+        config.algorithm.grail = OmegaConf.structured(options)
+        config.actor_rollout_ref.grail = OmegaConf.structured(options)
+
+
+def require_prepared(algorithm: DictConfig) -> None:
+    """Raises RuntimeError unless `prepare` has seen this `algorithm` section: the workers of a trainer
+    that skips verl's `validate_config` would know nothing of GRAIL and silently train GRPO."""
+    if OmegaConf.get_type(algorithm, "grail") is not GrailConfig:
+        raise RuntimeError(
+            "algorithm.adv_estimator=grail: this entry point did not call verl's validate_config, so the "
+            "workers never got GRAIL's options; start with `python -m verl.trainer.main_ppo`"
+        )
+
+
+def _refuse_unserved(config: DictConfig) -> None:
+    actor = config.actor_rollout_ref.actor
+    if actor.strategy not in STRATEGIES:
+        raise ValueError(
+            f"algorithm.adv_estimator=grail needs an FSDP actor: actor_rollout_ref.actor.strategy="
+            f"{actor.strategy!r} is not allowed; allowed: {' | '.join(STRATEGIES)}"
+        )
+    for name in ("ulysses_sequence_parallel_size", "fsdp_config.ulysses_sequence_parallel_size"):
+        size = OmegaConf.select(actor, name, default=1)
+        if size > 1:
+            raise ValueError(
+                f"actor_rollout_ref.actor.{name}={size} is not allowed with algorithm.adv_estimator=grail: "
+                "the saliency pass does not follow a sequence over several ranks yet; allowed: 1"
+            )

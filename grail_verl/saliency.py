@@ -1,0 +1,191 @@
+"""Gradient × activation of the answer's log-likelihood at a leaf: one score per token.
+
+Third room on the data's way: options → response → answer span → saliency → weights → advantages.
+Knows torch and the manner of transformers' causal language models; nothing of verl, Ray or FSDP. The
+model handed in may be wrapped by FSDP or PEFT: hooks go on the inner modules, the wrapper is what is
+called.
+
+Shapes: B rows, S input positions (a packed micro-batch is one row), P prompt and T response tokens,
+N answer tokens of the whole input, D hidden size, V vocabulary.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def leaf_module(model: nn.Module, leaf: str) -> nn.Module:
+    """The module whose output is the leaf.
+
+    Args:
+        model: a causal LM; n = number of its blocks, hidden_states[0] the embedding's output.
+        leaf: embeddings (hidden_states[0]), first ([1]), middle ([n // 2]) or last ([n - 1]).
+
+    Raises:
+        ValueError: the model has no list of transformer blocks as long as its config says.
+    """
+    if leaf == "embeddings":
+        return model.get_input_embeddings()
+    blocks = _blocks(model)
+    index = {"first": 1, "middle": len(blocks) // 2, "last": len(blocks) - 1}[leaf]
+    return blocks[index - 1] if index > 0 else model.get_input_embeddings()
+
+
+def _blocks(model: nn.Module) -> nn.ModuleList:
+    depth = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise ValueError(f"{type(model).__name__} has no ModuleList of {depth} transformer blocks")
+
+
+@contextlib.contextmanager
+def preserved_mode(model: nn.Module) -> Iterator[None]:
+    """Puts every module back into the mode (train or eval) it was found in, also on failure."""
+    found = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in found.items():
+            module.training = training
+
+
+@contextlib.contextmanager
+def deterministic_mode(model: nn.Module, leaf: str) -> Iterator[None]:
+    """eval(), so that dropout is off, without losing gradient checkpointing; modes are put back.
+
+    transformers checkpoints a block only while `block.training` is set. That flag alone is set again on
+    the blocks behind the leaf (dropout sits in submodules, which stay in eval). Up to the leaf nothing is
+    kept for a backward pass anyway, and the leaf's hook must run outside a checkpointed region: the
+    recomputation would call it a second time.
+    """
+    with preserved_mode(model):
+        model.eval()
+        if model.is_gradient_checkpointing:
+            blocks, at = list(_blocks(model)), leaf_module(model, leaf)
+            for block in blocks[blocks.index(at) + 1 :] if at in blocks else blocks:
+                for module in block.modules():
+                    if getattr(module, "gradient_checkpointing", False):
+                        module.training = True
+        yield
+
+
+@contextlib.contextmanager
+def _hooks(model: nn.Module, leaf: str, keep_BS: Tensor) -> Iterator[list[Tensor]]:
+    """Turns the leaf module's output into a fresh autograd leaf (handed out in the list) and lets the
+    head see only the hidden states at keep_BS; both hooks are gone afterwards, also on failure."""
+    leaves: list[Tensor] = []
+
+    def cut(module, args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        leaves.append(hidden.detach().requires_grad_())
+        return (leaves[-1], *output[1:]) if isinstance(output, tuple) else leaves[-1]
+
+    def select(module, args):
+        return (args[0][keep_BS], *args[1:])
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(leaf_module(model, leaf).register_forward_hook(cut).remove)
+        stack.callback(model.get_output_embeddings().register_forward_pre_hook(select).remove)
+        yield leaves
+
+
+def position_scores(
+    model: nn.Module,
+    inputs: Mapping[str, object],
+    keep_BS: Tensor,
+    labels_N: Tensor,
+    temperature_N: Tensor,
+    leaf: str = "embeddings",
+) -> Tensor:
+    """‖∂L/∂leaf ⊙ leaf‖₂ at every input position, L = −Σ log p(answer token) (METHOD steps 2 to 4).
+
+    No parameter gets a gradient. The caller chooses the mode (see `deterministic_mode`) and autocast.
+
+    Args:
+        model: causal LM, possibly wrapped.
+        inputs: the model's keyword inputs, padded (B, S) or packed (1, S).
+        keep_BS: bool, the positions whose output predicts an answer token; the head runs on these alone.
+        labels_N: the answer tokens, in the row-major order of keep_BS.
+        temperature_N: float32, what the logits of each are divided by.
+        leaf: embeddings | first | middle | last.
+
+    Returns:
+        (B, S) float32, detached.
+    """
+    with torch.enable_grad(), _hooks(model, leaf, keep_BS) as leaves:
+        output = model(**inputs, use_cache=False)
+        fused_BS = getattr(output, "log_probs", None)
+        if fused_BS is not None:  # a fused head kernel: log-probs in place of logits, temperature included
+            loss = -fused_BS[keep_BS].sum()
+        else:
+            logits_NV = output.logits.float() / temperature_N[:, None]
+            loss = F.cross_entropy(logits_NV, labels_N, reduction="sum")
+        (activation,) = leaves
+        (gradient,) = torch.autograd.grad(loss, activation)
+    return (gradient.float() * activation.detach().float()).norm(dim=-1)
+
+
+def answer_saliency(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    response_length: int,
+    answer_mask: Tensor,
+    *,
+    leaf: str = "embeddings",
+    alignment: str = "predictor",
+    temperature: float | Tensor = 1.0,
+) -> Tensor:
+    """Saliency of every response token for the response's own answer, on a plain causal LM.
+
+    Args:
+        model: causal LM; its mode is eval during the call and as found afterwards.
+        input_ids: (B, P + T), prompts padded on the left, responses on the right.
+        attention_mask: (B, P + T).
+        response_length: T; at least one prompt position must remain.
+        answer_mask: (B, T) bool. A row without answer tokens gets scores of 0.
+        leaf: embeddings | first | middle | last.
+        alignment: predictor (position P + t - 1, the one that predicts y_t) or token (P + t).
+        temperature: the rollout's, a number or (B,).
+
+    Returns:
+        (B, T) float32.
+
+    Raises:
+        ValueError: shapes or an alignment that are not allowed.
+    """
+    batch, length = input_ids.shape
+    prompt_length = length - response_length
+    if prompt_length < 1 or answer_mask.shape != (batch, response_length):
+        raise ValueError(
+            f"input_ids {tuple(input_ids.shape)} with response_length={response_length} and answer_mask "
+            f"{tuple(answer_mask.shape)}; needed: (B, P+T) with P >= 1, and (B, T)"
+        )
+    if alignment not in ("predictor", "token"):
+        raise ValueError(f"alignment={alignment!r} is not allowed; allowed: predictor | token")
+    answer_BT = answer_mask.bool()
+    if not answer_BT.any():
+        return torch.zeros(batch, response_length, dtype=torch.float32, device=input_ids.device)
+
+    keep_BS = F.pad(answer_BT, (prompt_length - 1, 1))
+    temperature_B = torch.as_tensor(temperature, dtype=torch.float32, device=input_ids.device).expand(batch)
+    inputs = {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "position_ids": (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0),
+    }
+    with deterministic_mode(model, leaf):
+        scores_BS = position_scores(
+            model,
+            inputs,
+            keep_BS,
+            labels_N=input_ids[:, prompt_length:][answer_BT],
+            temperature_N=temperature_B[:, None].expand_as(answer_BT)[answer_BT],
+            leaf=leaf,
+        )
+    first = prompt_length - 1 if alignment == "predictor" else prompt_length
+    return scores_BS[:, first : first + response_length]

@@ -1,0 +1,192 @@
+"""The hook in the actor's worker: rows → answer spans → saliency → weights → advantages.
+
+Last room on the data's way, and the only one that knows verl, ranks and the method together. It runs once
+per rollout batch, before the first mini-batch of verl's update, on the data that update is given.
+"""
+
+import time
+from functools import partial
+
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from torch import Tensor
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id
+from verl.workers.config import TrainingWorkerConfig
+from verl.workers.engine_workers import TrainingWorker
+
+from grail_verl.answer import AnswerLocator
+from grail_verl.config import GrailConfig
+from grail_verl.engine_pass import AnswerRow, Budget, saliency_pass
+from grail_verl.metrics import weight_metrics
+from grail_verl.weights import (
+    behind_answer,
+    finite_responses,
+    response_advantage,
+    selected_responses,
+    token_weights,
+)
+
+
+class GrailTrainingWorker(TrainingWorker):
+    """verl's TrainingWorker, whose update sees advantages multiplied by GRAIL's token weights.
+
+    Args:
+        config: verl's.
+        grail: the options.
+    """
+
+    def __init__(self, config: TrainingWorkerConfig, grail: GrailConfig):
+        super().__init__(config)
+        self.grail = grail
+        self.answer_locator = AnswerLocator(self.model_config.tokenizer, grail.occurrence)
+
+    def train_mini_batch(self, data: TensorDict) -> TensorDict:
+        metrics = self.reweight_advantages(data)
+        output = super().train_mini_batch(data)
+        if output is not None:  # None on ranks whose output verl does not collect
+            tu.get(output, "metrics").update(metrics)
+        return output
+
+    def reweight_advantages(self, data: TensorDict) -> dict[str, float]:
+        """Multiplies data["advantages"] by the token weights, in place; a collective call.
+
+        Args:
+            data: this rank's part of a rollout batch, as verl hands it to `train_mini_batch`: input_ids and
+                position_ids nested (B, P + T), the response's fields nested or padded (B, T).
+
+        Returns:
+            The metrics, the same on every rank.
+
+        Raises:
+            NotImplementedError: the batch holds images or other non-text inputs.
+        """
+        _refuse_multi_modal(data)
+        response_mask_BT = _padded(data["response_mask"]).bool()
+        advantages_BT = _padded(data["advantages"])
+        advantages_B = response_advantage(advantages_BT, response_mask_BT)
+        answer_BT, content_BT = self._answer_masks(data, response_mask_BT)
+
+        needed_B = selected_responses(advantages_B, self.grail.rollouts) & (advantages_B != 0)
+        needed_B &= answer_BT.any(dim=-1)
+        scores_BT, seconds = self._scores(data, needed_B, answer_BT)
+
+        weights_BT = token_weights(
+            scores_BT, response_mask_BT, answer_BT, content_BT, advantages_B, self.grail
+        ).to(advantages_BT.dtype)
+        _multiply_advantages(data, weights_BT)
+
+        finite_B = finite_responses(scores_BT, response_mask_BT)
+        return weight_metrics(
+            weights_BT,
+            advantages_BT,
+            response_mask_BT,
+            found=answer_BT.any(dim=-1),
+            reweighted=needed_B & finite_B,
+            scored=(needed_B & finite_B)[:, None] & ~answer_BT & ~behind_answer(answer_BT),
+            nonfinite=needed_B & ~finite_B,
+            seconds=seconds,
+            config=self.grail,
+            device=get_device_id(),
+            group=self.engine.get_data_parallel_group(),
+        )
+
+    def _answer_masks(self, data: TensorDict, like_BT: Tensor) -> tuple[Tensor, Tensor]:
+        answer_BT, content_BT = torch.zeros_like(like_BT), torch.zeros_like(like_BT)
+        input_ids, response_lengths = data["input_ids"].unbind(), _response_lengths(data)
+        for row, (ids, length) in enumerate(zip(input_ids, response_lengths, strict=True)):
+            span = self.answer_locator.locate(ids[len(ids) - length :].tolist())
+            if span is not None:
+                answer_BT[row, span.start : span.end] = True
+                content_BT[row, span.content_start : span.content_end] = True
+        return answer_BT, content_BT
+
+    def _scores(self, data: TensorDict, needed_B: Tensor, answer_BT: Tensor) -> tuple[Tensor, float]:
+        """Scores (B, T) float32, zero where no pass is needed and behind the answers; seconds it took."""
+        started = time.perf_counter()
+        input_ids, position_ids = data["input_ids"].unbind(), data["position_ids"].unbind()
+        response_lengths = _response_lengths(data)
+        temperature_B = torch.as_tensor(data["temperature"], dtype=torch.float32).expand(len(data)).tolist()
+        indices, rows = needed_B.nonzero().flatten().tolist(), []
+        for index in indices:
+            prompt_length = len(input_ids[index]) - response_lengths[index]
+            answer = answer_BT[index].nonzero()
+            length = prompt_length + int(answer[-1]) + 1
+            rows.append(
+                AnswerRow(
+                    input_ids[index][:length],
+                    position_ids[index][:length],
+                    prompt_length,
+                    int(answer[0]),
+                    temperature_B[index],
+                )
+            )
+
+        def setting(name):  # verl's train_batch takes its settings from the batch, else from the engine
+            return tu.get(data, name, default=getattr(self.engine_config, name, None))
+
+        packed = setting("use_remove_padding")
+        dynamic = setting("use_dynamic_bsz")
+        scores = saliency_pass(
+            self.engine,
+            rows,
+            Budget(  # the update's own: what fits there fits here, with a backward pass
+                tokens=setting("max_token_len_per_gpu") if dynamic else None,
+                rows=None if dynamic else setting("micro_batch_size_per_gpu"),
+                packed=packed,
+            ),
+            {
+                "use_remove_padding": packed,
+                "use_fused_kernels": setting("use_fused_kernels"),
+                "pad_token_id": tu.get(data, "pad_token_id", default=0),
+                "disable_auto_offload": tu.get(data, "disable_auto_offload", default=False),
+            },
+            leaf=self.grail.leaf,
+            alignment=self.grail.alignment,
+        )
+        scores_BT = torch.zeros(answer_BT.shape, dtype=torch.float32)
+        for index, row_scores in zip(indices, scores, strict=True):
+            scores_BT[index, : len(row_scores)] = row_scores
+        return scores_BT.to(answer_BT.device), time.perf_counter() - started
+
+
+def actor_worker_class(worker):
+    """What verl's ActorRolloutRefWorker builds its actor from, as a property on that class.
+
+    Args:
+        worker: the ActorRolloutRefWorker; its config is verl's `actor_rollout_ref` section.
+
+    Returns:
+        verl's own TrainingWorker unless launch.prepare put GRAIL's options into the section.
+    """
+    options = worker.config.get("grail")
+    return TrainingWorker if options is None else partial(GrailTrainingWorker, grail=OmegaConf.to_object(options))
+
+
+def _padded(tensor: Tensor) -> Tensor:
+    return tensor.to_padded_tensor(0) if tensor.is_nested else tensor
+
+
+def _response_lengths(data: TensorDict) -> list[int]:
+    responses = data["responses"]
+    if responses.is_nested:
+        return responses.offsets().diff().tolist()
+    # The legacy trainer keeps responses padded; what is padding says the attention mask.
+    return data["attention_mask"][:, -responses.shape[1] :].sum(dim=-1).tolist()
+
+
+def _multiply_advantages(data: TensorDict, weights_BT: Tensor) -> None:
+    advantages = data["advantages"]
+    if not advantages.is_nested:
+        data["advantages"] = advantages * weights_BT
+        return
+    lengths = advantages.offsets().diff().tolist()
+    weights = torch.cat([row[:length] for row, length in zip(weights_BT, lengths, strict=True)])
+    data["advantages"] = torch.nested.nested_tensor_from_jagged(advantages.values() * weights, advantages.offsets())
+
+
+def _refuse_multi_modal(data: TensorDict) -> None:
+    inputs = tu.get(data, "multi_modal_inputs", default=None)
+    if data["position_ids"].dim() > 2 or any(bool(entry) for entry in inputs or ()):
+        raise NotImplementedError("algorithm.adv_estimator=grail serves text-only batches; this one holds images")
