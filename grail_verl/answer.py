@@ -1,11 +1,11 @@
 r"""Where the final answer stands in a response: the tokens of its `\boxed{...}`.
 
-Data walks through it early: options → response tokens → *answer span* → saliency → weights. The span is
-found in the bytes of the tokens that were really sampled, and nothing is ever encoded again: encoding the
-decoded text gives back the canonical tokens, which are not always those the policy chose, and " \" is
-often one token, so that a re-encoded `\boxed{` starts in another place. Bytes rather than characters,
-because a token may hold half of one; `\boxed`, `{` and `}` are ASCII, whose bytes never occur inside a
-longer UTF-8 character, however broken the text around them is.
+On the data's way: options → response tokens → *answer span* → saliency → weights. The span is found in the
+bytes of the tokens that were really sampled, and nothing is ever encoded again: encoding the decoded text
+gives back the canonical tokens, which are not always those the policy chose, and " \" is often one token,
+so that a re-encoded `\boxed{` starts in another place. Bytes rather than characters, because a token may
+hold half of one; `\boxed`, `{` and `}` are ASCII, whose bytes never occur inside a longer UTF-8 character,
+however broken the text around them is.
 
 What is an answer follows what the graders (verl's math_reward, math-verify) read as one:
 
@@ -18,12 +18,9 @@ What is an answer follows what the graders (verl's math_reward, math-verify) rea
 """
 
 import json
-import operator
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 
 OCCURRENCES = ("first", "last")
 
@@ -63,12 +60,12 @@ class AnswerLocator:
         if occurrence not in OCCURRENCES:
             raise ValueError(f"answer.occurrence is {occurrence!r}, must be one of {', '.join(OCCURRENCES)}")
         self.occurrence = occurrence
-        self._bytes = _token_bytes(tokenizer)
+        self._table = _token_bytes(tokenizer)
         self._verify(tokenizer)
 
     def locate(self, response_ids: list[int]) -> AnswerSpan | None:
         """Args:
-            response_ids: the sampled tokens, as plain integers; padding and special tokens may stand anywhere.
+            response_ids: the sampled tokens; padding and special tokens may stand anywhere.
 
         Returns:
             The answer's tokens as indices into response_ids, None if there is no complete answer.
@@ -77,26 +74,32 @@ class AnswerLocator:
             TypeError: an id is no integer.
         """
         pieces = self._pieces(response_ids)
-        boxes = _boxes(b"".join(pieces))
+        text = b"".join(pieces)
+        boxes = _boxes(text)
         if not boxes:
             return None
         start, left, right = boxes[0 if self.occurrence == "first" else -1]
-        ends = list(accumulate(map(len, pieces)))
-
-        def token_at(byte: int) -> int:
-            # The first token that ends behind the byte; a token without text never is.
-            return bisect_right(ends, byte)
-
-        content_start = token_at(left) + 1
+        # From the end, where answers stand. A token without text holds no byte: the walk never stops at one.
+        token, begin, holders = len(pieces), len(text), []
+        for byte in (right, left, start):
+            while begin > byte:
+                token -= 1
+                begin -= len(pieces[token])
+            holders.append(token)
+        right_token, left_token, start_token = holders
         return AnswerSpan(
-            start=token_at(start),
-            end=token_at(right) + 1,
-            content_start=content_start,
-            content_end=max(content_start, token_at(right)),  # both braces may lie in one token
+            start=start_token,
+            end=right_token + 1,
+            content_start=left_token + 1,
+            content_end=max(left_token + 1, right_token),  # both braces may lie in one token
         )
 
     def _pieces(self, ids: list[int]) -> list[bytes]:
-        return list(map(self._bytes.__getitem__, ids))
+        try:
+            return list(map(self._table.__getitem__, ids))
+        except IndexError:
+            size = len(self._table)
+            return [self._table[token_id] if -size <= token_id < size else b"" for token_id in ids]
 
     def _verify(self, tokenizer) -> None:
         """A probe's bytes must be the probe, or at least what the tokenizer itself makes of it: a vocabulary
@@ -112,20 +115,20 @@ class AnswerLocator:
             )
 
 
-class _TokenBytes(dict):
-    """Token id → the token's bytes."""
+def _token_bytes(tokenizer) -> list[bytes]:
+    """Token id → the token's bytes, in a list because that is twice as fast as a dict.
 
-    def __missing__(self, token_id) -> bytes:
-        # A 0-d tensor hashes by identity: look its value up. Ids outside the vocabulary exist because models
-        # pad theirs; they have no text.
-        return self.get(operator.index(token_id), b"")
-
-
-def _token_bytes(tokenizer) -> _TokenBytes:
+    Its second half is empty: the ids a model's padded vocabulary has more than its tokenizer, and negative
+    ones, counted from the end, are found there and have no text.
+    """
     to_bytes = _piece_reader(tokenizer)
-    table = _TokenBytes((token_id, to_bytes(piece)) for piece, token_id in tokenizer.get_vocab().items())
+    vocabulary = tokenizer.get_vocab()
+    table = [b""] * 2 * (max(vocabulary.values()) + 1)
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    table.update((token_id, b"") for token_id in special.union(tokenizer.all_special_ids))
+    special.update(tokenizer.all_special_ids)
+    for piece, token_id in vocabulary.items():
+        if token_id not in special:
+            table[token_id] = to_bytes(piece)
     return table
 
 
@@ -142,9 +145,10 @@ def _piece_reader(tokenizer) -> Callable[[str], bytes]:
             return _byte_level_bytes
         if kinds & {"Replace", "Metaspace"}:
             return _sentencepiece_bytes if "ByteFallback" in kinds else _metaspace_bytes
+    kinds_in_words = " + ".join(step["type"] for step in steps) or "unknown"
     raise TypeError(
-        f"cannot tell the bytes of the tokens of {type(tokenizer).__name__}: its decoder is "
-        f"{' + '.join(step['type'] for step in steps) or 'unknown'}; byte-level BPE and SentencePiece are supported"
+        f"cannot tell which bytes the tokens of {type(tokenizer).__name__} stand for: byte-level BPE and "
+        f"SentencePiece are supported, its decoder is {kinds_in_words}"
     )
 
 
@@ -167,7 +171,7 @@ def _is_understood(step: dict) -> bool:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 characters stand for themselves, the other bytes for U+0100 and on."""
+    """GPT-2's alphabet: printable Latin-1 characters stand for themselves, U+0100 and on for other bytes."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
