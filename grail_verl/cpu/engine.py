@@ -1,0 +1,49 @@
+"""verl's FSDP engines for the device "cpu": the same classes, minus what they take for granted of a GPU.
+
+Imported with verl.workers.engine; EngineRegistry then finds them for the strategies fsdp and fsdp2.
+"""
+
+import dataclasses
+
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp import transformer_impl
+
+from grail_verl.cpu import patches
+
+
+class OnHost:
+    """Mixin before an FSDPEngine: parameters live on the host from the start and stay there."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # There is nowhere to offload to, and "load to the GPU" would ask for the device "cpu:cpu". The
+        # second name is verl's for "leave the parameters where they are".
+        self._is_offload_param = self._is_offload_optimizer = False
+        self._uses_fsdp2_cpu_offload_policy = True
+
+    def _build_module(self):
+        with patches.every_rank_loads_weights(transformer_impl):
+            return super()._build_module()
+
+    def _build_fsdp_module(self, module):
+        # A reference model (forward_only) would be offloaded to pinned memory, which only CUDA has.
+        configured = self.engine_config
+        self.engine_config = dataclasses.replace(configured, forward_only=False, offload_policy=False)
+        try:
+            with patches.no_weights_sent_while_wrapping(transformer_impl):
+                return super()._build_fsdp_module(module)
+        finally:
+            self.engine_config = configured
+
+    def to(self, device: str, model: bool = True, optimizer: bool = True, grad: bool = True) -> None:
+        pass
+
+
+@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
+class CPUEngineWithLMHead(OnHost, transformer_impl.FSDPEngineWithLMHead):
+    pass
+
+
+@EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device="cpu")
+class CPUEngineWithValueHead(OnHost, transformer_impl.FSDPEngineWithValueHead):
+    pass

@@ -1,0 +1,76 @@
+"""Every place where verl is changed from outside because no registry or subclass reaches it.
+
+Two patches stay for the life of the process, two last for one call inside engine.py. Each checks first that
+verl still has what it changes.
+"""
+
+import functools
+import inspect
+from contextlib import contextmanager
+from unittest import mock
+
+POLL_SECONDS = 0.1
+
+
+def _check(there: bool, what: str) -> None:
+    if not there:
+        raise RuntimeError(f"grail-verl: this verl has no {what}; its CPU patches were written for verl 0.9.1")
+
+
+def use_one_gloo_backend(distributed) -> None:
+    """verl names a backend per device, "cpu:gloo,<device>:<backend>"; torch refuses to hear "cpu" twice.
+
+    A backend passed by the caller is used as it is, so the right one becomes the argument's default.
+    """
+    original = distributed.initialize_global_process_group_ray
+    _check("backend" in inspect.signature(original).parameters, "initialize_global_process_group_ray(backend=)")
+
+    @functools.wraps(original)
+    def initialize_global_process_group_ray(timeout_second=None, backend=None):
+        return original(timeout_second=timeout_second, backend=backend or "cpu:gloo")
+
+    distributed.initialize_global_process_group_ray = initialize_global_process_group_ray
+
+
+def poll_often(replay_buffer) -> None:
+    """The trainer looks for finished responses every two seconds: most of a tiny model's step.
+
+    verl's own way to change that, trainer.v1.sampler.custom_sampler, would silently switch off
+    algorithm.filter_groups.
+    """
+    original = replay_buffer.ReplayBuffer.__init__
+    _check("poll_interval" in inspect.signature(original).parameters, "ReplayBuffer(poll_interval=)")
+
+    @functools.wraps(original)
+    def __init__(self, *args, poll_interval=POLL_SECONDS, **kwargs):
+        original(self, *args, poll_interval=poll_interval, **kwargs)
+
+    replay_buffer.ReplayBuffer.__init__ = __init__
+
+
+@contextmanager
+def every_rank_loads_weights(transformer_impl):
+    """Within: `_build_module` loads the checkpoint on each rank, none starts from the meta device.
+
+    verl lets the others wait for rank 0's weights, which FSDP1 sends while it wraps the model; that needs an
+    accelerator.
+    """
+    name = "get_init_weight_context_manager"
+    _check(hasattr(transformer_impl, name), name)
+    original = getattr(transformer_impl, name)
+    with mock.patch.object(transformer_impl, name, lambda **kwargs: original(**{**kwargs, "use_meta_tensor": False})):
+        yield
+
+
+@contextmanager
+def no_weights_sent_while_wrapping(transformer_impl):
+    """Within: FSDP1 is built without `sync_module_states`, which torch refuses for parameters on the CPU."""
+    original = getattr(transformer_impl, "FSDP", None)
+    _check(original is not None, "FSDP in its FSDP engine")
+
+    class FullyShardedDataParallel(original):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **{**kwargs, "sync_module_states": False})
+
+    with mock.patch.object(transformer_impl, "FSDP", FullyShardedDataParallel):
+        yield

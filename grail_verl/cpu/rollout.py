@@ -1,0 +1,204 @@
+"""The rollout `transformers` as verl sees it: a server per replica, its replica, and the worker's adapter to it.
+
+    agent loop -> GenerationServer.generate -> generation.Generator -> TokenOutput
+    FSDP worker -> ServerAdapter.update_weights -> GenerationServer.update_weights
+
+The server is a process of its own with its own copy of the model, so a full batch of requests can be generated
+without the FSDP wrapping; the copy is overwritten after every update. A CPU's memory is not partitioned
+between training and rollout, so verl's sleeping and waking up are nothing to do here.
+"""
+
+import asyncio
+import os
+import zlib
+from collections import Counter
+
+import ray
+import torch
+from transformers import AutoModelForCausalLM
+from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.tokenizer import normalize_token_ids
+from verl.workers.rollout.base import BaseRollout
+from verl.workers.rollout.replica import RolloutMode, RolloutReplica, TokenOutput
+
+from grail_verl.cpu.generation import Generator, Request
+
+
+def server_name(replica_rank: int) -> str:
+    return f"transformers_server_{replica_rank}"
+
+
+def stop_tokens(model_config) -> frozenset[int]:
+    """Ids that end a response: the tokenizer's end of sequence and those of the model's generation config."""
+    ids = [model_config.tokenizer.eos_token_id]
+    listed = getattr(model_config.generation_config, "eos_token_id", None)
+    ids += listed if isinstance(listed, list) else [listed]
+    return frozenset(token for token in ids if token is not None)
+
+
+class GenerationServer:
+    """Ray actor that answers verl's token-in-token-out requests.
+
+    Args:
+        config: verl's RolloutConfig.
+        model_config: verl's HFModelConfig.
+        replica_rank: which of the replicas this is; each draws random numbers of its own.
+    """
+
+    def __init__(self, config, model_config, replica_rank: int):
+        if config.logprobs_mode != "processed_logprobs":
+            raise ValueError(f"rollout.logprobs_mode must be processed_logprobs, not {config.logprobs_mode!r}")
+        self.config, self.replica_rank = config, replica_rank
+        self.global_steps: int | None = None
+        self.stop = stop_tokens(model_config)
+        self.asked: Counter[int] = Counter()
+        model = AutoModelForCausalLM.from_pretrained(
+            model_config.local_path,
+            config=model_config.hf_config,
+            dtype=getattr(torch, config.dtype),
+            trust_remote_code=model_config.trust_remote_code,
+        )
+        self.names = set(model.state_dict())
+        self.received: set[str] = set()
+        vocab_size = len(model_config.tokenizer)
+        self.generator = Generator(model.eval(), vocab_size, config.max_num_seqs, config.max_num_batched_tokens)
+        self.generator.start()
+
+    async def ready(self) -> None:
+        """Returns when the model is loaded."""
+
+    async def generate(
+        self, prompt_ids, sampling_params: dict, request_id: str, image_data=None, video_data=None
+    ) -> TokenOutput:
+        """One response.
+
+        Args:
+            prompt_ids: token ids.
+            sampling_params: vLLM's names; of those, the ones `_request` knows.
+
+        Raises:
+            ValueError: a prompt that leaves no room for an answer, images, or an unknown sampling parameter.
+        """
+        if image_data is not None or video_data is not None:
+            raise ValueError("the transformers rollout generates from text only")
+        request = self._request(normalize_token_ids(prompt_ids), dict(sampling_params))
+        tokens, logprobs = await asyncio.wrap_future(self.generator.submit(request))
+        return TokenOutput(
+            token_ids=tokens,
+            log_probs=logprobs if sampling_params.get("logprobs") else None,
+            stop_reason="completed",
+            extra_fields={"global_steps": self.global_steps},
+        )
+
+    def _request(self, prompt: list[int], params: dict) -> Request:
+        config = self.config
+        room = config.prompt_length + config.response_length - len(prompt)
+        if config.max_model_len is not None:
+            room = min(room, config.max_model_len - len(prompt))
+        if not prompt or room < 1:
+            raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room for an answer")
+        params.pop("logprobs", None)
+        limit = params.pop("max_tokens", None) or params.pop("max_new_tokens", None) or config.response_length
+        stop = frozenset(params.pop("stop_token_ids", None) or ())
+        if not params.pop("ignore_eos", config.ignore_eos):
+            stop |= self.stop
+        top_k = params.pop("top_k", -1)
+        request = Request(
+            prompt=prompt,
+            max_tokens=min(limit, room),
+            stop=stop,
+            temperature=float(params.pop("temperature", 1.0)),
+            top_k=top_k if top_k > 0 else torch.iinfo(torch.int64).max,
+            top_p=float(params.pop("top_p", 1.0)),
+            seed=self._seed(prompt),
+        )
+        if params.pop("repetition_penalty", 1.0) != 1.0 or params:
+            raise ValueError(f"the transformers rollout knows no repetition_penalty and no {sorted(params)}")
+        return request
+
+    def _seed(self, prompt: list[int]) -> int:
+        """The same for the k-th request with this prompt at this step of a run, in whichever order all come."""
+        key = zlib.crc32(repr(prompt).encode())
+        self.asked[key] += 1
+        return hash((self.config.seed, self.replica_rank, self.global_steps or 0, key, self.asked[key]))
+
+    async def update_weights(self, weights: dict, global_steps: int | None, last: bool) -> None:
+        """Take part of the policy's tensors; `last` closes the update, which must then have covered the model.
+
+        Args:
+            weights: name -> float32 array.
+            global_steps: the trainer's step that these weights belong to.
+        """
+        tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+        await asyncio.to_thread(self.generator.load_weights, tensors)
+        self.received |= weights.keys()
+        if last:
+            if missing := self.names - self.received:
+                raise RuntimeError(f"the trainer sent no weights for {sorted(missing)}")
+            self.received.clear()
+            self.asked.clear()
+            self.global_steps = global_steps
+
+
+class TransformersReplica(RolloutReplica):
+    """Starts one GenerationServer per replica, on the node of its worker."""
+
+    async def launch_servers(self) -> None:
+        if self.rollout_mode is not RolloutMode.HYBRID:
+            raise NotImplementedError(f"the transformers rollout serves the policy only, not {self.rollout_mode}")
+        node = await self.workers[0].__ray_call__.remote(lambda worker: ray.get_runtime_context().get_node_id())
+        server = (
+            ray.remote(GenerationServer)
+            .options(
+                name=server_name(self.replica_rank),
+                max_concurrency=self.max_concurrency,
+                scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False),
+            )
+            .remote(self.config, omega_conf_to_dataclass(self.model_config), self.replica_rank)
+        )
+        await server.ready.remote()
+        self.servers = [server]
+        self._server_handle, self._server_address = server, server_name(self.replica_rank)
+
+    async def sleep(self) -> None:
+        pass
+
+    async def wake_up(self) -> None:
+        pass
+
+
+class ServerAdapter(BaseRollout):
+    """In each training worker: hands the policy's weights to the replica that this worker belongs to."""
+
+    def __init__(self, config, model_config, device_mesh, replica_rank: int = -1):
+        super().__init__(config, model_config, device_mesh)
+        ranks = config.tensor_model_parallel_size * config.data_parallel_size * config.pipeline_model_parallel_size
+        if ranks != 1:
+            raise ValueError(f"a replica of the transformers rollout is one process, not {ranks}")
+        self.replica_rank = int(os.environ["RANK"]) if replica_rank == -1 else replica_rank
+
+    async def update_weights(self, weights, global_steps: int | None = None, peft_config=None, **kwargs) -> None:
+        """Send (name, tensor) pairs, in pieces of rollout.checkpoint_engine.update_weights_bucket_megabytes.
+
+        Every rank has a server and so walks through the whole generator, which it must: gathering a sharded
+        parameter takes all of them.
+        """
+        if peft_config is not None:
+            raise NotImplementedError("the transformers rollout takes LoRA weights merged only: model.lora.merge=True")
+        server = ray.get_actor(server_name(self.replica_rank))
+        room = self.config.checkpoint_engine.update_weights_bucket_megabytes << 20
+        bucket, size = {}, 0
+        for name, weight in weights:
+            if size + 4 * weight.numel() > room and bucket:
+                await server.update_weights.remote(bucket, global_steps, last=False)
+                bucket, size = {}, 0
+            # float32 holds every parameter dtype exactly, and numpy, which Ray sends without copies, knows it.
+            bucket[name] = weight.detach().float().numpy()
+            size += 4 * weight.numel()
+        await server.update_weights.remote(bucket, global_steps, last=True)
+
+    async def resume(self, tags: list[str]) -> None:
+        pass
+
+    async def release(self) -> None:
+        pass
