@@ -1,0 +1,108 @@
+"""Runs a function on several gloo ranks, each with a real verl actor worker built from verl's own config."""
+
+import os
+import socket
+import traceback
+
+import torch
+import torch.multiprocessing as mp
+
+TIMEOUT_S = 240
+
+
+def actor_config(policy: str, *overrides: str):
+    """verl's composed `actor_rollout_ref` section, as main_ppo hands it to the workers."""
+    from hydra import compose, initialize_config_module
+
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose(
+            "ppo_trainer",
+            [
+                "+grail=cpu",
+                f"actor_rollout_ref.model.path={policy}",
+                "actor_rollout_ref.actor.optim.lr=1e-3",
+                "actor_rollout_ref.actor.optim.total_training_steps=10",
+                "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+                "actor_rollout_ref.actor.use_dynamic_bsz=True",
+                "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True",
+                "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=64",
+                *overrides,
+            ],
+        )
+    validate_config(
+        config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+    )
+    return config.actor_rollout_ref
+
+
+def actor(policy: str, *overrides: str):
+    """The actor's TrainingWorker, built the way verl builds it, on this rank."""
+    import verl  # noqa: F401  loads the plugin
+    from verl.workers.engine_workers import ActorRolloutRefWorker
+
+    worker = ActorRolloutRefWorker(actor_config(policy, *overrides), role="actor")
+    worker.init_model()
+    return worker.actor
+
+
+def full_parameters(worker) -> dict[str, torch.Tensor]:
+    """The unsharded parameters, on every rank (a collective call)."""
+    named, _ = worker.engine.get_per_tensor_param()
+    return {name: tensor.detach().clone() for name, tensor in named}
+
+
+def on_ranks(function, world_size: int, *args) -> list:
+    """What function(rank, *args) returns on each of world_size gloo ranks.
+
+    Raises:
+        RuntimeError: a rank failed; holds its traceback.
+        TimeoutError: a rank hangs.
+    """
+    context = mp.get_context("spawn")
+    results = context.SimpleQueue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        context.Process(target=_run, args=(function, rank, world_size, port, results, args), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    answers = {}
+    try:
+        for _ in range(TIMEOUT_S * 10):
+            while not results.empty():
+                rank, answer, error = results.get()
+                if error is not None:
+                    raise RuntimeError(f"rank {rank}:\n{error}")
+                answers[rank] = answer
+            if len(answers) == world_size:
+                return [answers[rank] for rank in range(world_size)]
+            for process in processes:
+                process.join(0.1 / world_size)
+        raise TimeoutError(f"ranks {sorted(set(range(world_size)) - set(answers))} did not finish in {TIMEOUT_S} s")
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _run(function, rank, world_size, port, results, args):
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK="0",
+        LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS="1",
+    )
+    torch.set_num_threads(1)
+    try:
+        results.put((rank, function(rank, *args), None))
+    except BaseException:
+        results.put((rank, None, traceback.format_exc()))
+        raise

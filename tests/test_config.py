@@ -1,0 +1,61 @@
+"""Options: defaults as published, and errors that name the option, the value and what is allowed."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grail_verl import GrailConfig
+
+
+def test_defaults_are_the_published_ones_except_occurrence():
+    assert dataclasses.asdict(GrailConfig()) == {
+        "std": 0.5,
+        "mean": 1.0,
+        "w_min": 0.5,
+        "w_max": 5.0,
+        "leaf": "embeddings",
+        "rollouts": "wrong",
+        "alignment": "predictor",
+        "occurrence": "last",
+        "statistics": "response",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sdt": 0.3}, ["algorithm.grail.sdt=0.3", "did you mean std?", "statistics"]),
+        ({"std": -0.1}, ["algorithm.grail.std=-0.1", ">= 0"]),
+        ({"std": "wide"}, ["algorithm.grail.std='wide'", "a finite number"]),
+        ({"std": True}, ["algorithm.grail.std=True", "a finite number"]),
+        ({"w_max": float("inf")}, ["algorithm.grail.w_max=inf", "a finite number"]),
+        ({"w_min": 6.0}, ["algorithm.grail.w_max=5.0", ">= w_min (6.0)"]),
+        ({"mean": 0.25}, ["algorithm.grail.mean=0.25", "0.5 to 5.0"]),
+        ({"leaf": "second"}, ["algorithm.grail.leaf='second'", "embeddings | first | middle | last"]),
+        ({"rollouts": "right"}, ["algorithm.grail.rollouts='right'", "wrong | correct | all"]),
+        ({"alignment": None}, ["algorithm.grail.alignment=None", "predictor | token"]),
+        ({"occurrence": "any"}, ["algorithm.grail.occurrence='any'", "last | first"]),
+        ({"statistics": "all"}, ["algorithm.grail.statistics='all'", "response | reasoning"]),
+        (0.3, ["algorithm.grail=0.3", "not a section"]),
+    ],
+)
+def test_wrong_options_are_refused(options, says):
+    with pytest.raises(ValueError) as error:
+        GrailConfig.from_options(options)
+    for part in says:
+        assert part in str(error.value)
+
+
+bounds = st.floats(0, 100, allow_nan=False)
+
+
+@given(bounds, bounds, bounds, bounds)
+def test_every_order_of_bounds_is_taken_or_refused(std, w_min, mean, w_max):
+    options = {"std": std, "w_min": w_min, "mean": mean, "w_max": w_max}
+    if w_min <= mean <= w_max:
+        assert dataclasses.asdict(GrailConfig.from_options(options)).items() >= options.items()
+    else:
+        with pytest.raises(ValueError, match="algorithm.grail"):
+            GrailConfig.from_options(options)

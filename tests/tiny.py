@@ -1,0 +1,98 @@
+"""Tiny real parts for tests: a byte-level BPE tokenizer, causal LMs with random weights, rollout batches."""
+
+import torch
+from tensordict import TensorDict
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
+from verl.utils import tensordict_utils as tu
+
+CORPUS = [r"3 + 4 = 7, so we get \boxed{7}. Done", r"the answer is \boxed{42}", "0 1 2 3 4 5 6 7 8 9 = + - * x"]
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+CONFIGS = {"qwen3": Qwen3Config, "llama": LlamaConfig}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=320,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=["<pad>", "<eos>"],
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", chat_template=CHAT_TEMPLATE
+    )
+
+
+def model(architecture: str = "qwen3", *, tied: bool = True, layers: int = 3, seed: int = 0, vocabulary: int = 320):
+    torch.manual_seed(seed)
+    config = CONFIGS[architecture](
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        tie_word_embeddings=tied,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        pad_token_id=0,
+        eos_token_id=1,
+        initializer_range=0.2,
+    )
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+
+
+def save_policy(folder, **options) -> None:
+    """An ordinary Hugging Face folder of `model(**options)` with `tokenizer()`."""
+    model(**options).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+def rollout_batch(
+    responses: list[list[int]], advantages: list[float], masks: list[list[int]] | None = None, seed: int = 0, **extra
+) -> TensorDict:
+    """A rollout batch as verl's V1 trainer hands it to the actor's `train_mini_batch` (nested, jagged).
+
+    Prompts are random and of different lengths; `extra` are non-tensor entries besides the usual ones.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, list] = {name: [] for name in (
+        "prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask", "advantages", "old_log_probs"
+    )}
+    for index, response in enumerate(responses):
+        length = int(torch.randint(2, 9, (1,), generator=generator))
+        prompt = torch.randint(2, 250, (length,), generator=generator)
+        response = torch.tensor(response)
+        mask = torch.ones(len(response), dtype=torch.long) if masks is None else torch.tensor(masks[index])
+        tensors["prompts"].append(prompt)
+        tensors["responses"].append(response)
+        tensors["input_ids"].append(torch.cat([prompt, response]))
+        tensors["position_ids"].append(torch.arange(length + len(response)))
+        tensors["response_mask"].append(mask)
+        tensors["loss_mask"].append(mask)
+        tensors["advantages"].append(advantages[index] * mask.float())
+        tensors["old_log_probs"].append(-3 * torch.rand(len(response), generator=generator))
+    nested = {name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in tensors.items()}
+    entries = {
+        "temperature": 1.0,
+        "mini_batch_size": len(responses),
+        "global_batch_size": len(responses),
+        "epochs": 1,
+        "seed": 1,
+        "dataloader_kwargs": {"shuffle": False},
+        "calculate_entropy": False,
+        **extra,
+    }
+    return tu.get_tensordict(nested, non_tensor_dict=entries)
