@@ -2,9 +2,9 @@
 
     python -m recipes.quickstart.data outputs/quickstart/data
 
-writes train.parquet and validation.parquet as verl reads them. `3+4*2-9=` asks for ((3+4)*2-9) mod 10, and the
-answer is worked out one step at a time: `3+4=7 7*2=4 4-9=5 \\boxed{5}`. Simplified: no precedence, no carrying,
-one-digit numbers only, so that a model of half a million parameters can learn it within a minute.
+writes train.parquet and validation.parquet as verl reads them. `3+4*2-9+1` asks for (((3+4)*2-9)+1) mod 10, worked
+out as on a pocket calculator: `3+4=7*2=4-9=5+1=6 \\boxed{6}`. Simplified: no precedence, always four operations on
+one-digit numbers, so that a model of half a million parameters learns it within a minute.
 
 Which side a problem is on is decided by a hash of its text: no validation problem is ever trained on, neither by
 the demonstrations that the policy is built from nor by the reinforcement learning.
@@ -26,24 +26,22 @@ def is_validation(problem):
 
 def draw_problem(rng, validation=False):
     while True:
-        operations = rng.randint(3, 6)
-        problem = str(rng.randint(0, 9)) + "".join(
-            rng.choice("+-*") + str(rng.randint(0, 9)) for _ in range(operations)
-        ) + "="
+        problem = str(rng.randint(0, 9))
+        for _ in range(4):
+            problem += rng.choice("+-*") + str(rng.randint(0, 9))
         if is_validation(problem) == validation:
             return problem
 
 
 def work_out(problem, rng=None, mistakes=0.0):
     """The worked solution. A share `mistakes` of its steps is wrong, and what follows builds on the wrong result."""
-    result, steps = int(problem[0]), []
+    solution, result = problem[0], int(problem[0])
     for operator, digit in zip(problem[1::2], problem[2::2]):
-        outcome = OPERATORS[operator](result, int(digit)) % 10
+        result = OPERATORS[operator](result, int(digit)) % 10
         if mistakes and rng.random() < mistakes:
-            outcome = (outcome + rng.randint(1, 9)) % 10
-        steps.append(f"{result}{operator}{digit}={outcome}")
-        result = outcome
-    return " ".join(steps) + f" \\boxed{{{result}}}"
+            result = (result + rng.randint(1, 9)) % 10
+        solution += f"{operator}{digit}={result}"
+    return f"{solution} \\boxed{{{result}}}"
 
 
 def right_answer(problem):
