@@ -45,9 +45,9 @@ class GrowingLayer(DynamicLayer):
     def update(self, keys: torch.Tensor, values: torch.Tensor, *args, **kwargs):
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
-            self.keys, self.values = keys[:, :, :0], values[:, :, :0]
-            self._store([self.keys], [self.values], keys.shape[-2])
-        past, width = self.keys.shape[-2], self.keys.shape[-2] + keys.shape[-2]
+            self._store([keys[:, :, :0]], [values[:, :, :0]], width=0, spare=keys.shape[-2])
+        past = self.keys.shape[-2]
+        width = past + keys.shape[-2]
         if width > self._key_buffer.shape[-2]:
             self._store([self.keys], [self.values], past, spare=keys.shape[-2] + past // 4)
         self._key_buffer[:, :, past:width] = keys
