@@ -120,7 +120,6 @@ def _token_bytes(tokenizer) -> list[bytes]:
     vocabulary = tokenizer.get_vocab()
     table = [b""] * (max(vocabulary.values()) + 1)
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special.update(tokenizer.all_special_ids)
     for piece, token_id in vocabulary.items():
         if token_id not in special:
             table[token_id] = to_bytes(piece)

@@ -72,7 +72,8 @@ def reference_span(text: str, borders: list[tuple[int, int]], occurrence: str) -
 def textless_ids(name: str) -> list[int]:
     """Special tokens, the padding of a model's vocabulary, ids that are none at all."""
     tokenizer = build(name)
-    return [*tokenizer.all_special_ids, len(tokenizer), len(tokenizer) + 300, 10**9, -1, -100, -(10**9)]
+    special = {*tokenizer.all_special_ids, tokenizer.convert_tokens_to_ids("<tool>")}
+    return [*sorted(special), len(tokenizer), len(tokenizer) + 300, 10**9, -1, -100, -(10**9)]
 
 
 def check(name: str, ids: list[int], text: str, borders: list[tuple[int, int]], rng: random.Random) -> None:

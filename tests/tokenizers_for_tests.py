@@ -1,7 +1,8 @@
 """Real tokenizers, trained here on a few lines of text, and what their tokens spell.
 
-One of each kind that answers are located in, each with `<think>` as an added token that is not special. What
-a token spells is asked of the tokenizer itself, by decoding it between two others, never of grail_verl.
+One of each kind that answers are located in, each with two added tokens: `<think>`, which is text, and
+`<tool>`, which is special. What a token spells is asked of the tokenizer itself, by decoding it between two
+others, never of grail_verl.
 """
 
 import io
@@ -25,7 +26,7 @@ QWEN2_SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3_SPLIT = QWEN2_SPLIT.replace(r"\p{N}| ?", r"\p{N}{1,3}| ?")
-THINK = AddedToken("<think>", special=False, normalized=False)
+ADDED = [AddedToken("<think>", special=False, normalized=False), AddedToken("<tool>", special=True)]
 
 
 def _byte_level_bpe(split: str) -> Tokenizer:
@@ -129,7 +130,7 @@ EXACT = ("qwen2", "llama3", "llama2", "gemma")  # fast, and able to spell any te
 @cache
 def build(name: str):
     tokenizer = BUILDERS[name]()
-    tokenizer.add_tokens([THINK])
+    tokenizer.add_tokens(ADDED)
     return tokenizer
 
 
