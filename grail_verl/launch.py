@@ -39,7 +39,8 @@ def prepare(config: DictConfig) -> None:
 def require_prepared(algorithm: DictConfig) -> None:
     """Raises RuntimeError unless `prepare` has seen this `algorithm` section: the workers of a trainer
     that skips verl's `validate_config` would know nothing of GRAIL and silently train GRPO."""
-    if OmegaConf.get_type(algorithm, "grail") is not GrailConfig:
+    section = algorithm.get("grail")
+    if not OmegaConf.is_config(section) or OmegaConf.get_type(section) is not GrailConfig:
         raise RuntimeError(
             "algorithm.adv_estimator=grail: this entry point did not call verl's validate_config, so the "
             "workers never got GRAIL's options; start with `python -m verl.trainer.main_ppo`"
