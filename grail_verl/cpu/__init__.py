@@ -5,8 +5,8 @@ heavy waits for the verl module it belongs to:
 
     platform.py     where tensors live and what replaces the CUDA calls      (at once)
     engine.py       verl's FSDP engines for the device "cpu"                  (with verl.workers.engine)
-    rollout.py      the rollout `transformers`, made of generation.py, which
-                    batches requests, and sampling.py, which picks tokens     (when the rollout is asked for)
+    rollout.py      the rollout `transformers`: generation.py batches its
+                    requests, attention.py and sampling.py serve that         (when the rollout is asked for)
     patches.py      what no registry can reach                                (with the module that is patched)
 
 The settings that go with it are in conf/grail/cpu.yaml.
@@ -14,7 +14,7 @@ The settings that go with it are in conf/grail/cpu.yaml.
 
 import importlib
 
-import wrapt
+from wrapt import when_imported
 
 ROLLOUT = "transformers"  # actor_rollout_ref.rollout.name
 
@@ -23,27 +23,24 @@ def register() -> None:
     """Make the CPU known to verl. An error in a postponed part is raised by the import that triggers it."""
     from grail_verl.cpu import platform  # noqa: F401  registers itself
 
-    def with_import(module: str):
-        return wrapt.when_imported(module)
-
-    @with_import("verl.workers.engine")
+    @when_imported("verl.workers.engine")
     def _engines(_):
         importlib.import_module("grail_verl.cpu.engine")
 
-    @with_import("verl.workers.rollout.replica")
+    @when_imported("verl.workers.rollout.replica")
     def _server(module):
         module.RolloutReplicaRegistry.register(
             ROLLOUT, lambda: importlib.import_module("grail_verl.cpu.rollout").TransformersReplica
         )
 
-    @with_import("verl.workers.rollout.base")
+    @when_imported("verl.workers.rollout.base")
     def _adapter(module):
         module._ROLLOUT_REGISTRY[(ROLLOUT, "async")] = "grail_verl.cpu.rollout.ServerAdapter"
 
-    @with_import("verl.utils.distributed")
+    @when_imported("verl.utils.distributed")
     def _process_group(module):
         importlib.import_module("grail_verl.cpu.patches").use_one_gloo_backend(module)
 
-    @with_import("verl.trainer.ppo.v1.replay_buffer")
+    @when_imported("verl.trainer.ppo.v1.replay_buffer")
     def _poll(module):
         importlib.import_module("grail_verl.cpu.patches").poll_often(module)

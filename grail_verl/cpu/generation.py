@@ -18,6 +18,7 @@ from concurrent.futures import Future
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from grail_verl.cpu.attention import use_grouped_attention
 from grail_verl.cpu.sampling import sample
 
 SETTLE_SECONDS = 0.02  # an idle batch waits this long for a request's siblings, which arrive one by one
@@ -60,7 +61,7 @@ class GrowingLayer(DynamicLayer):
         buffers = []
         for parts in (keys, values):
             rows, (_, heads, _, size) = sum(part.shape[0] for part in parts), parts[0].shape
-            # Zeros, not empty: masked columns are multiplied by 0, which does not help against a NaN.
+            # Zeros, not empty: a masked column counts 0 times its value, and 0 times NaN is NaN.
             buffer = parts[0].new_zeros(rows, heads, width + spare + SPARE_COLUMNS, size)
             row = 0
             for part in parts:
@@ -139,7 +140,7 @@ class Generator(threading.Thread):
     """Runs the batch. A failure in the model fails the requests of that batch with the error, no others.
 
     Args:
-        model: a causal language model of transformers in eval mode.
+        model: a causal language model of transformers in eval mode; its attention is switched, see attention.py.
         vocab_size: ids from here on are never drawn; len(tokenizer).
         max_rows: rows at a time; further requests wait.
         max_prefill: prompt tokens, padding included, that one prefill may hold.
@@ -147,6 +148,7 @@ class Generator(threading.Thread):
 
     def __init__(self, model, vocab_size: int, max_rows: int, max_prefill: int):
         super().__init__(name="generator", daemon=True)
+        use_grouped_attention(model)
         self.model, self.vocab_size, self.max_rows, self.max_prefill = model, vocab_size, max_rows, max_prefill
         self.batch: Batch | None = None
         self._arrived: queue.SimpleQueue[Request] = queue.SimpleQueue()
