@@ -32,7 +32,7 @@ setup(
     extras_require={
         "cpu": CPU,
         "vllm": ["verl[vllm]==0.9.1"],
-        "test": [*CPU, "pytest", "hypothesis", "sentencepiece"],
+        "test": [*CPU, "pytest", "hypothesis", "ruff", "sentencepiece"],
     },
     entry_points={"verl.plugins": ["grail = grail_verl.plugin"]},
 )

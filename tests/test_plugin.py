@@ -6,18 +6,18 @@ import sys
 import numpy as np
 import pytest
 import torch
+import verl  # noqa: F401  loads the plugin
 from hydra import compose, initialize_config_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-
-import verl  # noqa: F401  loads the plugin
-from grail_verl import GrailConfig
-from grail_verl.launch import prepare
 from verl.protocol import DataProto
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+from grail_verl import GrailConfig
+from grail_verl.launch import prepare
 
 
 def composed(*overrides: str):
@@ -102,7 +102,7 @@ def test_a_verl_changed_underneath_fails_loudly():
 
     changed = ModuleType("verl.utils.config")
     changed.validate_config = lambda settings: None
-    with pytest.raises(ImportError, match="does not know this verl: verl.utils.config.validate_config"):
+    with pytest.raises(ImportError, match=r"does not know this verl: verl\.utils\.config\.validate_config"):
         patches.validate_config(changed)
     with pytest.raises(ImportError, match="compute_advantage_for_multi_trajectories should take"):
         patches.multi_trajectory_advantage(ModuleType("verl.trainer.ppo.v1.utils"))

@@ -203,5 +203,5 @@ def test_wrong_arguments_are_refused(batch):
     input_ids, attention_mask, answer_mask = batch
     with pytest.raises(ValueError, match="P >= 1"):
         answer_saliency(tiny.model(), input_ids[:, PROMPT:], attention_mask, RESPONSE, answer_mask)
-    with pytest.raises(ValueError, match="predictor | token"):
+    with pytest.raises(ValueError, match=r"predictor \| token"):
         answer_saliency(tiny.model(), input_ids, attention_mask, RESPONSE, answer_mask, alignment="next")
