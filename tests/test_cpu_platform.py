@@ -1,0 +1,98 @@
+"""The platform "cpu" in verl's registries, what replaces the accelerator's functions, the patches, the preset."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+
+import verl  # noqa: F401  loads the plugin
+from grail_verl.cpu import ROLLOUT, patches
+from grail_verl.cpu.platform import HOST, PlatformCPU
+from verl.plugin.platform import PlatformRegistry, get_platform
+from verl.utils import device
+
+pytestmark = pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
+
+
+def test_verl_finds_the_platform_by_itself():
+    assert PlatformRegistry.get("cpu") is PlatformCPU and isinstance(get_platform(), PlatformCPU)
+    assert device.get_device_name() == "cpu" and device.get_nccl_backend() == "gloo"
+    assert torch.zeros(1).to(device.get_device_id()).device.type == "cpu"
+    assert get_platform().ray_resource_options(1) == {"num_gpus": 1}
+    assert not device.is_support_ipc()
+
+
+def test_the_platform_steps_back_for_an_accelerator(monkeypatch):
+    assert PlatformCPU().is_platform_available(use_smi_check=True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert not PlatformCPU().is_platform_available(use_smi_check=True)
+
+
+def test_the_device_module_counts_bytes_and_passes_on_what_torch_has():
+    assert 2**20 < HOST.max_memory_allocated() < HOST.mem_get_info()[1]
+    assert HOST.current_stream is torch.cpu.current_stream
+    state = HOST.get_rng_state()
+    first = torch.rand(3)
+    HOST.set_rng_state(state)
+    assert torch.equal(torch.rand(3), first)
+    HOST.empty_cache()
+    assert not HOST.is_available()  # to verl: no cache to empty, no limit to set
+
+
+def test_rollout_and_engines_are_registered_with_the_modules_they_belong_to():
+    from grail_verl.cpu.engine import CPUEngineWithLMHead, CPUEngineWithValueHead
+    from grail_verl.cpu.rollout import ServerAdapter, TransformersReplica
+    from verl.workers.engine import EngineRegistry
+    from verl.workers.rollout.base import get_rollout_class
+    from verl.workers.rollout.replica import get_rollout_replica_class
+
+    assert get_rollout_class(ROLLOUT) is ServerAdapter
+    assert get_rollout_replica_class(ROLLOUT) is TransformersReplica
+    for strategy in ("fsdp", "fsdp2"):
+        assert EngineRegistry.get_engine_cls("language_model", strategy) is CPUEngineWithLMHead
+        assert EngineRegistry.get_engine_cls("value_model", strategy) is CPUEngineWithValueHead
+
+
+def test_import_verl_loads_nothing_heavy_with_it():
+    loaded = "import sys, verl; print([m for m in sys.modules if m.startswith(('grail_verl.cpu', 'verl.workers'))])"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['grail_verl.cpu', 'grail_verl.cpu.platform']"
+
+
+def test_a_verl_that_moved_on_is_told_in_one_line():
+    for patch in (patches.every_rank_loads_weights, patches.no_weights_sent_while_wrapping):
+        with pytest.raises(RuntimeError, match="grail-verl: this verl has no .*0.9.1"), patch(types.SimpleNamespace()):
+            pass
+    with pytest.raises(RuntimeError, match="initialize_global_process_group_ray"):
+        patches.use_one_gloo_backend(types.SimpleNamespace(initialize_global_process_group_ray=lambda timeout: None))
+    with pytest.raises(RuntimeError, match="poll_interval"):
+        patches.poll_often(types.SimpleNamespace(ReplayBuffer=type("ReplayBuffer", (), {})))
+
+
+def test_the_replay_buffer_polls_often_unless_told_otherwise():
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
+
+    for buffer in (ReplayBuffer, ReplayBufferAsync):
+        options = ("sync", {}, None, "drop", {})
+        assert buffer(*options).poll_interval == patches.POLL_SECONDS
+        assert buffer(*options, poll_interval=3.0).poll_interval == 3.0
+
+
+def test_the_preset_says_nothing_of_the_algorithm_and_lets_overrides_win():
+    def composed(*overrides):
+        with initialize_config_module("verl.trainer.config", version_base=None):
+            return compose("ppo_trainer", list(overrides))
+
+    plain, cpu = composed(), composed("+grail=cpu")
+    assert cpu.algorithm == plain.algorithm and cpu.trainer.device == "cpu"
+    assert cpu.actor_rollout_ref.rollout.name == ROLLOUT and cpu.ray_kwargs.ray_init.num_gpus == 1
+    two = composed("+grail=cpu", "trainer.n_gpus_per_node=2", "actor_rollout_ref.rollout.dtype=bfloat16")
+    assert two.ray_kwargs.ray_init.num_gpus == 2 and two.actor_rollout_ref.rollout.dtype == "bfloat16"
+    # verl hands the environment to Ray unresolved, and Ray takes strings only.
+    from omegaconf import OmegaConf
+
+    environment = OmegaConf.to_container(cpu.ray_kwargs.ray_init.runtime_env.env_vars)
+    assert all(isinstance(value, str) and "$" not in value for value in environment.values())
