@@ -27,12 +27,22 @@ def _register() -> None:
     when_imported("verl.trainer.ppo.core_algos")(_register_estimator)
     when_imported("verl.workers.engine_workers")(_register_worker)
 
-    import torch
-
-    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu" or not torch.accelerator.is_available():
+    if _cpu_is_meant():
         from grail_verl import cpu
 
         cpu.register()
+
+
+def _cpu_is_meant() -> bool:
+    """VERL_PLATFORM=cpu, which the preset `+grail=cpu` gives to every Ray process, or nothing else to run on.
+
+    In a Ray process only the variable counts: the driver of a GPU cluster sees no accelerator either.
+    """
+    import ray
+    import torch
+
+    named = os.environ.get("VERL_PLATFORM", "").strip().lower()
+    return named == "cpu" if named else not (torch.accelerator.is_available() or ray.is_initialized())
 
 
 def _register_estimator(core_algos) -> None:

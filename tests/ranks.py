@@ -13,7 +13,6 @@ TIMEOUT_S = 240
 def actor_config(policy: str, *overrides: str):
     """verl's composed `actor_rollout_ref` section, as main_ppo hands it to the workers."""
     from hydra import compose, initialize_config_module
-
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 

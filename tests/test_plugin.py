@@ -1,5 +1,6 @@
 """How verl finds the plugin, what it does to a config before Ray starts, and the estimator against GRPO."""
 
+import os
 import subprocess
 import sys
 
@@ -93,6 +94,28 @@ def test_another_verl_is_named_in_one_line_and_ends_a_command_that_asks_for_grai
     line = f"grail-verl is installed but not active: needs verl >= 0.9.1, < 0.10; found verl {version}"
     assert asked.returncode == 1 and asked.stderr.strip().splitlines()[-1] == line
     assert other.returncode == 0 and other.stderr.strip().splitlines()[-1] == line
+
+
+PLATFORMS = """
+import ray
+ray.is_initialized = lambda: {in_ray}
+import verl
+from verl.plugin.platform import PlatformRegistry, get_platform
+print("cpu" in PlatformRegistry.registered_names(), get_platform().device_name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("platform", "in_ray", "says"),
+    [("", False, "True cpu"), ("cpu", True, "True cpu"), ("", True, "False cuda"), ("nvidia", False, "False cuda")],
+)
+def test_the_cpu_is_offered_where_it_is_meant(platform, in_ray, says):
+    """A Ray process without a GPU may belong to a GPU cluster (the driver does): there verl decides alone."""
+    run = subprocess.run(
+        [sys.executable, "-c", PLATFORMS.format(in_ray=in_ray)], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "VERL_PLATFORM": platform},
+    )
+    assert run.stdout.strip().splitlines()[-1] == says, run.stderr
 
 
 def test_a_verl_changed_underneath_fails_loudly():
