@@ -160,11 +160,22 @@ def test_first_or_last():
     assert AnswerLocator(tokenizer).locate(ids) == AnswerSpan(4, 7, 5, 6)
 
 
-def test_other_ways_to_spell_a_brace():
-    llama2 = build("llama2")
-    ids = llama2.convert_tokens_to_ids(["▁\\", "boxed", "<0x7B>", "2", "<0x7D>"])
-    assert llama2.decode(ids) == r"\boxed{2}"
-    assert AnswerLocator(llama2).locate(ids) == AnswerSpan(0, 5, 3, 4)
+@pytest.mark.parametrize("name", ["llama2", "gemma", "slow"])
+def test_a_brace_from_byte_fallback(name):
+    ids = build(name).convert_tokens_to_ids(["▁\\", "boxed", "<0x7B>", "2", "<0x7D>"])
+    assert AnswerLocator(build(name)).locate(ids) == AnswerSpan(0, 5, 3, 4)
+
+
+def test_a_byte_level_tokenizer_from_a_gguf_file():
+    """transformers puts SentencePiece's decoding steps in front of the byte-level one there."""
+    tokenizer = byte_level_of([" \\", "boxed", "}."])
+    steps = [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁", " "), decoders.ByteLevel()]
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence(steps)
+    pieces = [" \\", "boxed", "{", "4", "}."]
+    ids = [tokenizer.encode(piece)[0] for piece in pieces]
+    assert AnswerLocator(tokenizer).locate(ids) == AnswerSpan(0, 5, 3, 4)
+    white = tokenizer.encode(" ")  # a byte of the alphabet, Ġ
+    assert AnswerLocator(tokenizer).locate([*ids[:2], *white, *ids[2:]]) == AnswerSpan(0, 6, 4, 5)
 
 
 def test_a_token_without_text_inside_belongs_to_the_expression():
@@ -244,8 +255,8 @@ def test_hostile_responses_take_linear_time(text):
     boxed, hostile = tokenizer.encode(r"\boxed")[0], tokenizer.encode(text)[0]
     locator = AnswerLocator(tokenizer)
     began = time.process_time()
-    locator.locate([boxed, *[hostile] * 200_000])
-    assert time.process_time() - began < 5  # a second at most; quadratic would be hours
+    locator.locate([boxed, *[hostile] * 100_000])
+    assert time.process_time() - began < 5  # half a second; quadratic would be minutes
 
 
 def test_occurrence_is_checked():
