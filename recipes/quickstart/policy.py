@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from rich.progress import track
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from recipes.quickstart.data import draw_problem, work_out
@@ -31,11 +31,15 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer():
-    pieces = SPECIAL + list("0123456789+-*= {}") + ["\\boxed"]
+    """Byte-level BPE as of large models, but with few letters and few merges: ` \\boxed{` is ` \\`, `boxed`, `{`."""
+    space, box = "\u0120", "boxed"  # byte-level BPE writes a space as \u0120
+    merges = [(space, "\\"), *((box[:end], box[end]) for end in range(1, len(box)))]
+    letters = [space, *"0123456789+-*={}\\", *box]
+    pieces = SPECIAL + letters + [left + right for left, right in merges]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|pad|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\\boxed|."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",

@@ -20,6 +20,7 @@ END = "<|im_end|>"
 def convert(gguf):
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.eos_token = tokenizer.pad_token = END
+    tokenizer.clean_up_tokenization_spaces = False
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
     end = tokenizer.convert_tokens_to_ids(END)
     for config in (model.config, model.generation_config):
