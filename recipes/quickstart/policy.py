@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from recipes.quickstart.data import draw_problem, work_out
 
-STEPS, BATCH = 200, 64
+STEPS, BATCH = 165, 64
 MISTAKES = 0.2
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
