@@ -43,7 +43,7 @@ def test_the_device_module_counts_bytes_and_passes_on_what_torch_has():
 
 
 def test_rollout_and_engines_are_registered_with_the_modules_they_belong_to():
-    from grail_verl.cpu.engine import CPUEngineWithLMHead, CPUEngineWithValueHead
+    from grail_verl.cpu.engine import CPUEngineWithLMHead
     from grail_verl.cpu.rollout import ServerAdapter, TransformersReplica
     from verl.workers.engine import EngineRegistry
     from verl.workers.rollout.base import get_rollout_class
@@ -53,7 +53,6 @@ def test_rollout_and_engines_are_registered_with_the_modules_they_belong_to():
     assert get_rollout_replica_class(ROLLOUT) is TransformersReplica
     for strategy in ("fsdp", "fsdp2"):
         assert EngineRegistry.get_engine_cls("language_model", strategy) is CPUEngineWithLMHead
-        assert EngineRegistry.get_engine_cls("value_model", strategy) is CPUEngineWithValueHead
 
 
 def test_import_verl_loads_nothing_heavy_with_it():

@@ -4,7 +4,7 @@
 heavy waits for the verl module it belongs to:
 
     platform.py     where tensors live and what replaces the CUDA calls      (at once)
-    engine.py       verl's FSDP engines for the device "cpu"                  (with verl.workers.engine)
+    engine.py       verl's FSDP engine for  the device "cpu"                  (with verl.workers.engine)
     rollout.py      the rollout `transformers`: generation.py batches its
                     requests, attention.py and sampling.py serve that         (when the rollout is asked for)
     patches.py      what no registry can reach                                (with the module that is patched)

@@ -1,6 +1,7 @@
-"""verl's FSDP engines for the device "cpu": the same classes, minus what they take for granted of a GPU.
+"""verl's FSDP engine for the device "cpu": the same class, minus what it takes for granted of a GPU.
 
-Imported with verl.workers.engine; EngineRegistry then finds them for the strategies fsdp and fsdp2.
+Imported with verl.workers.engine; EngineRegistry then finds it for the strategies fsdp and fsdp2. Policies and
+references only: verl loads every critic (model_type value_model) with flash attention, which needs a GPU.
 """
 
 import dataclasses
@@ -41,9 +42,4 @@ class OnHost:
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
 class CPUEngineWithLMHead(OnHost, transformer_impl.FSDPEngineWithLMHead):
-    pass
-
-
-@EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device="cpu")
-class CPUEngineWithValueHead(OnHost, transformer_impl.FSDPEngineWithValueHead):
     pass
