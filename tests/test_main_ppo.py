@@ -25,17 +25,17 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None):
 
 
 def boxing_policy(folder) -> None:
-    """A model that has learned the form `3 + 4 = d, so \\boxed{d}` with random digits d, in seconds."""
-    tokenizer, model = tiny.tokenizer(), tiny.model(seed=1)
+    """A model that has learned the form `3 + 4 = d, so \\boxed{d}` d = 6 or 7 at even odds, in seconds."""
+    tokenizer = tiny.tokenizer()
+    model = tiny.model(seed=1, vocabulary=len(tokenizer))  # as many rows: the rollout draws from these alone
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "3 + 4"}], add_generation_prompt=True,
                                            tokenize=False)
-    texts = [f"{prompt}3 + 4 = {digit}, so \\boxed{{{digit}}}<eos>" for digit in range(10)]
-    rows = [torch.tensor(tokenizer.encode(text)) for text in texts]
+    texts = [f"{prompt}3 + 4 = {digit}, so \\boxed{{{digit}}}<|im_end|>" for digit in (6, 7)]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    assert len({len(row) for row in rows}) == 1
-    batch = torch.stack(rows)
     for _ in range(150):
-        loss = model(input_ids=batch, labels=batch).loss
+        loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -108,7 +108,7 @@ def test_trains_validates_saves_and_resumes(train):
         assert metrics[step]["training/rollout_probs_diff_max"] < 1e-5
         assert metrics[step]["actor/grad_norm"] >= 0
     reweighted = [metrics[step]["actor/grail/saliency_rows"] for step in (1, 2)]
-    assert max(reweighted) > 0  # at 1 in 10 right, two groups of 8 hardly ever agree twice
+    assert max(reweighted) > 0  # groups of 8 at even odds are hardly ever of one mind
     assert any("val-" in name for name in metrics[0]) and any("val-" in name for name in metrics[2])
     assert "grail" in output
 

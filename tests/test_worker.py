@@ -41,12 +41,12 @@ CASES = {
 }
 
 TEXTS = [
-    (r"3 + 4 = 7, so \boxed{7}. Done<eos>", r"1 + 1 = 3 and 3 \boxed{33}<eos>"),
-    (r"\boxed{1} or \boxed{2}? 2<eos>", r"so the answer \boxed{5}"),
-    (r"no answer here<eos>", r"7 7 7 \boxed{7}"),
-    (r"the answer is \boxed{42 and no more", r"<eos>"),
-    (r"9 - 4 = 5 + 1 = 6 we get \boxed{6}, we get 6, we get 6<eos>", r"0 1 2 3 \boxed{4}<eos>"),
-    (r"5 5 5 5 \boxed{ 5 }", r"4 - 4 \boxed{}<eos>"),
+    (r"3 + 4 = 7, so \boxed{7}. Done<|im_end|>", r"1 + 1 = 3 and 3 \boxed{33}<|im_end|>"),
+    (r"\boxed{1} or \boxed{2}? 2<|im_end|>", r"so the answer \boxed{5}"),
+    (r"no answer here<|im_end|>", r"7 7 7 \boxed{7}"),
+    (r"the answer is \boxed{42 and no more", r"<|im_end|>"),
+    (r"9 - 4 = 5 + 1 = 6 we get \boxed{6}, we get 6, we get 6<|im_end|>", r"0 1 2 3 \boxed{4}<|im_end|>"),
+    (r"5 5 5 5 \boxed{ 5 }", r"4 - 4 \boxed{}<|im_end|>"),
 ]
 ADVANTAGES = [(-1.0, 1.0), (-0.5, 0.5), (-1.0, 1.0), (-1.0, 0.25), (-2.0, 0.0), (-0.25, 1.5)]
 

@@ -25,12 +25,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
         trainers.BpeTrainer(
             vocab_size=320,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            special_tokens=["<pad>", "<eos>"],
+            special_tokens=["<pad>", "<|im_end|>"],
             show_progress=False,
         ),
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", chat_template=CHAT_TEMPLATE
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<|im_end|>", chat_template=CHAT_TEMPLATE
     )
 
 
