@@ -41,16 +41,16 @@ def test_known_problem():
     assert data.work_out("3+4*2-9+1") == "3+4=7*2=4-9=5+1=6 \\boxed{6}"
 
 
-def test_planted_mistakes_have_the_asked_share_and_carry_on():
+def test_planted_mistakes_have_their_share_and_carry_on():
     rng = random.Random(1)
-    steps, boxed_last = [], True
+    right = {"hard": [], "easy": []}
     for _ in range(1000):
-        solution = data.work_out(data.draw_problem(rng), rng, mistakes=0.2)
-        steps += steps_of(solution)
-        boxed_last &= solution.endswith(f"={steps[-1][3]} \\boxed{{{steps[-1][3]}}}")
-    assert boxed_last
-    wrong = sum(not is_right(*step) for step in steps) / len(steps)
-    assert wrong == pytest.approx(0.2, abs=0.03)
+        solution = data.work_out(data.draw_problem(rng), mistakes=rng)
+        steps = steps_of(solution)
+        for step in steps:
+            right["hard" if step[1] == "*" and step[2] in "789" else "easy"].append(is_right(*step))
+        assert solution.endswith(f"={steps[-1][3]} \\boxed{{{steps[-1][3]}}}")
+    assert {kind: sum(r) / len(r) for kind, r in right.items()} == pytest.approx({"hard": 0.4, "easy": 0.8}, abs=0.05)
 
 
 def test_training_and_validation_share_no_problem():
@@ -67,9 +67,7 @@ def test_verl_reads_the_rows(tmp_path):
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
     data.rows(4, random.Random(0)).to_parquet(tmp_path / "rows.parquet")
-    config = OmegaConf.create(
-        {"cache_dir": str(tmp_path), "max_prompt_length": 16, "filter_overlong_prompts": True, "truncation": "error"}
-    )
+    config = OmegaConf.create({"cache_dir": str(tmp_path), "max_prompt_length": 16})
     tokenizer = build_tokenizer()
     dataset = RLHFDataset(str(tmp_path / "rows.parquet"), tokenizer, config)
     assert [dataset[i]["index"] for i in range(len(dataset))] == [0, 1, 2, 3]
@@ -88,7 +86,7 @@ def test_tokenizer_survives_saving_and_the_answer_is_found_in_its_tokens(tmp_pat
     build_tokenizer().save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     text = data.work_out("3+4*2-9+1")
-    ids = tokenizer.encode(text + "<|end|>")
+    ids = tokenizer.encode(text + "<|im_end|>")
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
     assert ids[-1] == tokenizer.eos_token_id != tokenizer.pad_token_id
     span = AnswerLocator(tokenizer).locate(ids)
@@ -101,7 +99,7 @@ def test_demonstrations_do_not_imitate_the_problem():
     inputs, labels = demonstrations(tokenizer, random.Random(0))
     first = tokenizer.decode(inputs[0][labels[0] == -100])
     assert first.startswith("<|user|>") and first.endswith("<|assistant|>")
-    assert tokenizer.decode(labels[0][labels[0] != -100]).endswith("}<|end|>")
+    assert tokenizer.decode(labels[0][labels[0] != -100]).endswith("}<|im_end|>")
 
 
 def test_interrupted_save_leaves_no_folder(tmp_path):
@@ -129,15 +127,15 @@ VALIDATION = "val-core/left_to_right_arithmetic/acc/mean@1"
 
 
 def test_metrics_of_a_resumed_run_are_merged_by_step(tmp_path):
-    before = [(0, {VALIDATION: 0.5}), (1, {plot.SCORE: 0.1}), (2, {plot.SCORE: 0.2, "only": 1}), (3, {plot.SCORE: 0.3})]
+    before = [(0, {VALIDATION: 0.5}), *((step, {plot.SCORE: step / 10, "only": step}) for step in (1, 2, 3))]
     write_metrics(tmp_path, "20260101-000000", before, tail='{"step": 4, "da')
     write_metrics(tmp_path, "20260102-000000", [(2, {VALIDATION: 0.6}), (3, {plot.SCORE: 0.9})])
     steps = plot.read_metrics(tmp_path)
     assert steps == {
         0: {"validation": 0.5},
-        1: {plot.SCORE: 0.1},
-        2: {plot.SCORE: 0.2, "only": 1, "validation": 0.6},
-        3: {plot.SCORE: 0.9},
+        1: {plot.SCORE: 0.1, "only": 1},
+        2: {plot.SCORE: 0.2, "only": 2, "validation": 0.6},
+        3: {plot.SCORE: 0.9, "only": 3},
     }
     assert plot.series(steps, "validation") == ([0, 2], [0.5, 0.6])
 

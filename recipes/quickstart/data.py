@@ -2,12 +2,12 @@
 
     python -m recipes.quickstart.data outputs/quickstart/data
 
-writes train.parquet and validation.parquet as verl reads them. `3+4*2-9+1` asks for (((3+4)*2-9)+1) mod 10, worked
-out as on a pocket calculator: `3+4=7*2=4-9=5+1=6 \\boxed{6}`. Simplified: no precedence, always four operations on
-one-digit numbers, so that a model of half a million parameters learns it within a minute.
+writes train.parquet and validation.parquet as verl reads them. `3+4*2-9+1` asks for (((3+4)*2-9)+1) mod 10,
+worked out as on a pocket calculator: `3+4=7*2=4-9=5+1=6 \\boxed{6}`. Simplified: no precedence, always four
+operations on one-digit numbers, so that a model of half a million parameters learns it within a minute.
 
-Which side a problem is on is decided by a hash of its text: no validation problem is ever trained on, neither by
-the demonstrations that the policy is built from nor by the reinforcement learning.
+Which side a problem is on is decided by a hash of its text: no validation problem is ever trained on, neither
+by the demonstrations that the policy is built from nor by the reinforcement learning.
 """
 
 import random
@@ -33,13 +33,14 @@ def draw_problem(rng, validation=False):
             return problem
 
 
-def work_out(problem, rng=None, mistakes=0.0):
-    """The worked solution. A share `mistakes` of its steps is wrong, and what follows builds on the wrong result."""
+def work_out(problem, mistakes=None):
+    """The worked solution. With a random generator for `mistakes`, a step may come out one too high, and what
+    follows builds on that: every fifth step, but three of five multiplications by 7, 8 and 9."""
     solution, result = problem[0], int(problem[0])
     for operator, digit in zip(problem[1::2], problem[2::2]):
         result = OPERATORS[operator](result, int(digit)) % 10
-        if mistakes and rng.random() < mistakes:
-            result = (result + rng.randint(1, 9)) % 10
+        if mistakes and mistakes.random() < (0.6 if operator == "*" and digit in "789" else 0.2):
+            result = (result + 1) % 10
         solution += f"{operator}{digit}={result}"
     return f"{solution} \\boxed{{{result}}}"
 

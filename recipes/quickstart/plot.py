@@ -2,9 +2,9 @@
 
     python -m recipes.quickstart.plot outputs/quickstart/grail
 
-reads metrics/*.jsonl in the run's folder, as verl's `file` logger writes them, one file for each time the run was
-started; where two know the same step, the later one counts. Writes curves.png beside them. Given several folders,
-it draws them into one picture, kept in the last. Runs without GRAIL's metrics simply have fewer curves.
+reads metrics/*.jsonl in the run's folder, as verl's `file` logger writes them, one file for each time the run
+was started; where two know the same step, the later one counts. Writes curves.png beside them. Given several
+folders, it draws them into one picture, kept in the last. Runs without GRAIL's metrics have fewer curves.
 """
 
 import json
@@ -25,7 +25,7 @@ SECONDS = "timing_s/step"
 
 
 def read_metrics(folder):
-    """{step: {metric: value}}, sorted by step; the validation accuracy, whatever the data's name, as "validation"."""
+    """{step: {metric: value}} by step; the validation accuracy, whatever the data's name, as "validation"."""
     steps = {}
     for file in sorted(Path(folder, "metrics").glob("*.jsonl")):
         for line in file.read_text().splitlines():
@@ -68,9 +68,8 @@ def table(title, steps):
 
 def draw(runs, path):
     with_weights = any(series(steps, MEAN)[0] for steps in runs.values())
-    figure, axes = plt.subplots(
-        1, 3 if with_weights else 1, figsize=(13 if with_weights else 5, 3.8), squeeze=False, layout="constrained"
-    )
+    columns, width = (3, 13) if with_weights else (1, 5)
+    figure, axes = plt.subplots(1, columns, figsize=(width, 3.8), squeeze=False, layout="constrained")
     accuracy, *rest = axes[0]
     for number, (name, steps) in enumerate(runs.items()):
         colour = f"C{number}"
@@ -82,9 +81,8 @@ def draw(runs, path):
         known, mean = series(steps, MEAN)
         std = series(steps, STD)[1]
         weights.plot(known, mean, color=colour, label=name)
-        weights.fill_between(
-            known, [m - s for m, s in zip(mean, std)], [m + s for m, s in zip(mean, std)], color=colour, alpha=0.2, lw=0
-        )
+        low, high = [m - s for m, s in zip(mean, std)], [m + s for m, s in zip(mean, std)]
+        weights.fill_between(known, low, high, color=colour, alpha=0.2, lw=0)
         for (rate, label), line in zip(RATES.items(), ("-", "--")):
             rates.plot(*series(steps, rate), line, color=colour, label=f"{name}, {label}")
     accuracy.set(title="Right answers", ylabel="share", ylim=(0, 1.02))

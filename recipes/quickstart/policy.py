@@ -2,10 +2,10 @@
 
     python -m recipes.quickstart.policy outputs/quickstart/policy
 
-It imitates worked solutions (data.py) of which every fifth step is wrong, as a model does that has read much and
-checked little. Sampled, it is right on every third problem; its most likely answer is better than that, and
-reinforcement learning has something to find. Simplified: one token a character, a fixed number of steps, no
-evaluation. The result is an ordinary Hugging Face folder, there as a whole or not at all.
+It imitates worked solutions with planted mistakes (data.py), as a model does that has read much and checked
+little. Sampled, it is right on every third problem; its most likely answer is right more often, but not where
+mistakes are more frequent than right steps: reinforcement learning has something to find. Simplified: a fixed
+number of steps, no evaluation. The result is an ordinary Hugging Face folder, there as a whole or not at all.
 """
 
 import os
@@ -21,9 +21,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from recipes.quickstart.data import draw_problem, work_out
 
-STEPS, BATCH = 165, 64
-MISTAKES = 0.2
-SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
+STEPS, BATCH = 200, 64
+SPECIAL = ["<|pad|>", "<|im_end|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -31,10 +30,13 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer():
-    """Byte-level BPE as of large models, but with few letters and few merges: ` \\boxed{` is ` \\`, `boxed`, `{`."""
-    space, box = "\u0120", "boxed"  # byte-level BPE writes a space as \u0120
+    """Byte-level BPE as of large models, but with few letters and merges: ` \\boxed{` is ` \\`, `boxed`, `{`.
+
+    <|im_end|> and the line break, which is never used, are what verl expects of a Qwen3.
+    """
+    space, newline, box = "\u0120", "\u010a", "boxed"  # as byte-level BPE writes them
     merges = [(space, "\\"), *((box[:end], box[end]) for end in range(1, len(box)))]
-    letters = [space, *"0123456789+-*={}\\", *box]
+    letters = [space, newline, *"0123456789+-*={}\\", *box]
     pieces = SPECIAL + letters + [left + right for left, right in merges]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
@@ -43,7 +45,7 @@ def build_tokenizer():
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",
-        eos_token="<|end|>",
+        eos_token="<|im_end|>",
         extra_special_tokens=SPECIAL[2:],
         chat_template=CHAT_TEMPLATE,
         model_max_length=256,
@@ -53,7 +55,7 @@ def build_tokenizer():
 def demonstrations(tokenizer, rng):
     """One batch. Every problem and every solution has the same number of tokens: nothing is padded."""
     problems = [draw_problem(rng) for _ in range(BATCH)]
-    texts = [f"<|user|>{problem}<|assistant|>{work_out(problem, rng, MISTAKES)}<|end|>" for problem in problems]
+    texts = [f"<|user|>{p}<|assistant|>{work_out(p, mistakes=rng)}<|im_end|>" for p in problems]
     inputs = tokenizer(texts, return_tensors="pt").input_ids
     labels = inputs.clone()
     labels[:, : 1 + len(problems[0]) + 1] = -100  # the problem is given, not imitated

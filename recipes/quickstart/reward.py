@@ -1,4 +1,4 @@
-"""1.0 if the last boxed answer is the right one, else 0.0: verl's own scorer, under the name that verl calls."""
+"""1.0 if the last boxed answer is the right one, else 0.0: verl's own scorer, as verl calls a custom one."""
 
 from verl.utils.reward_score import math_reward
 

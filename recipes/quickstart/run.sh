@@ -4,8 +4,9 @@
 #   bash recipes/quickstart/run.sh
 #
 # A small model is built that answers arithmetic problems and makes mistakes (policy.py, data.py); verl trains
-# it with GRAIL; a picture and a table show what happened (plot.py). Interrupted and started again with the same
-# command, it goes on from the last checkpoint. Further arguments are Hydra overrides, RUN is the run's folder:
+# it with GRAIL; a picture and a table show what happened (plot.py). Interrupted and started again with the
+# same command, it goes on from the last checkpoint. Further arguments are Hydra overrides, RUN is the run's
+# folder:
 #
 #   RUN=outputs/quickstart/grpo bash recipes/quickstart/run.sh algorithm.adv_estimator=grpo
 #   python -m recipes.quickstart.plot outputs/quickstart/grail outputs/quickstart/grpo

