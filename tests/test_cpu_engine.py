@@ -13,7 +13,7 @@ NO_CHECKPOINTING = "actor_rollout_ref.model.enable_gradient_checkpointing=False"
 CASES = {
     "fsdp": (False, 2, "fsdp", []),
     "fsdp2": (True, 2, "fsdp2", [PADDED, NO_CHECKPOINTING]),
-    "fsdp, one rank": (True, 1, "fsdp", [PADDED, OFFLOAD]),  # nowhere to offload to: as if it were not asked for
+    "fsdp, one rank": (True, 1, "fsdp", [PADDED, OFFLOAD]),  # there is nowhere to offload to
     "fsdp2, one rank": (False, 1, "fsdp2", []),
 }
 
@@ -32,9 +32,13 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def train_and_come_back(rank: int, policy: str, tied: bool, folder: str, strategy: str, overrides: list[str]) -> dict:
+def train_and_come_back(
+    rank: int, policy: str, tied: bool, folder: str, strategy: str, overrides: list[str]
+) -> dict:
     """Log-probs, one update, a checkpoint, another update, the checkpoint again, and again another update."""
-    worker = ranks.actor(policy, "algorithm.adv_estimator=grpo", f"actor_rollout_ref.actor.strategy={strategy}", *overrides)
+    worker = ranks.actor(
+        policy, "algorithm.adv_estimator=grpo", f"actor_rollout_ref.actor.strategy={strategy}", *overrides
+    )
     data = batch()
     log_probs = worker.infer_batch(data.clone())["log_probs"].unbind()
     before = received(worker.engine)
@@ -65,7 +69,9 @@ def test_engine(name, tmp_path):
     tiny.save_policy(policy, tied=tied)
     model = tiny.model(tied=tied).eval()
     checkpoint = str(tmp_path / "checkpoint")
-    for answer in ranks.on_ranks(train_and_come_back, world_size, policy, tied, checkpoint, strategy, overrides):
+    for answer in ranks.on_ranks(
+        train_and_come_back, world_size, policy, tied, checkpoint, strategy, overrides
+    ):
         assert answer["exported"] and answer["moved"] and answer["restored"] and answer["resumed"]
         for ids, log_probs in zip(answer["input_ids"], answer["log_probs"], strict=True):
             with torch.no_grad():

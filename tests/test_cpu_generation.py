@@ -1,4 +1,4 @@
-"""Batched generation: the same as one by one, its log-probs those of the model, failures told to the asker."""
+"""Batched generation: as one by one, with the model's log-probs, and failures told to those who asked."""
 
 import random
 
@@ -52,15 +52,19 @@ def test_log_probs_are_those_of_the_model(architecture, max_rows):
     for request, (tokens, logprobs) in zip(asked, answers(generator(model, max_rows), asked), strict=True):
         assert len(tokens) == len(logprobs) and 1 <= len(tokens) <= request.max_tokens
         assert 1 not in tokens[:-1] and (tokens[-1] == 1 or len(tokens) == request.max_tokens)
-        torch.testing.assert_close(torch.tensor(logprobs), teacher_forced(model, request.prompt, tokens), atol=1e-5,
-                                   rtol=0)
+        torch.testing.assert_close(
+            torch.tensor(logprobs), teacher_forced(model, request.prompt, tokens), atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_batched_equals_one_by_one(temperature):
     model = policy()
     batched = answers(generator(model, max_prefill=60), requests(20, temperature=temperature))
-    alone = [answers(generator(model, max_rows=1), [request])[0] for request in requests(20, temperature=temperature)]
+    alone = [
+        answers(generator(model, max_rows=1), [request])[0]
+        for request in requests(20, temperature=temperature)
+    ]
     assert [tokens for tokens, _ in batched] == [tokens for tokens, _ in alone]
 
 
@@ -69,7 +73,9 @@ def test_greedy_follows_the_argmax():
     (request,) = requests(1, temperature=0.0, stop=frozenset())
     tokens, _ = answers(generator(model), [request])[0]
     with torch.no_grad():
-        logits = model(torch.tensor([request.prompt + tokens])).logits[0, len(request.prompt) - 1 : -1, :VOCABULARY]
+        logits = model(torch.tensor([request.prompt + tokens])).logits[
+            0, len(request.prompt) - 1 : -1, :VOCABULARY
+        ]
     assert tokens == logits.argmax(-1).tolist() and len(tokens) == request.max_tokens
 
 
@@ -86,7 +92,9 @@ def test_finished_rows_leave_a_batch_that_goes_on(monkeypatch):
     monkeypatch.setattr(
         model, "forward", lambda **inputs: widths.append(len(inputs["input_ids"])) or forward(**inputs)
     )
-    made = [Request([9, index], 3 if index else 30, frozenset(), 1.0, 2**62, 1.0, index) for index in range(10)]
+    made = [
+        Request([9, index], 3 if index else 30, frozenset(), 1.0, 2**62, 1.0, index) for index in range(10)
+    ]
     lengths = [len(tokens) for tokens, _ in answers(generator(model), made)]
     assert lengths == [30] + [3] * 9
     assert widths[0] == 10 and widths[-20:] == [1] * 20
@@ -95,7 +103,9 @@ def test_finished_rows_leave_a_batch_that_goes_on(monkeypatch):
 def test_siblings_share_one_prefill(monkeypatch):
     model, shapes = policy(), []
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda **inputs: shapes.append(inputs["input_ids"].shape) or forward(**inputs))
+    monkeypatch.setattr(
+        model, "forward", lambda **inputs: shapes.append(inputs["input_ids"].shape) or forward(**inputs)
+    )
     made = [Request([9, 8, 7 + index % 2], 2, frozenset(), 1.0, 2**62, 1.0, index) for index in range(8)]
     answers(generator(model), made)
     assert list(map(tuple, shapes)) == [(2, 3), (8, 1)]

@@ -11,7 +11,7 @@ ALL = torch.iinfo(torch.int64).max
 
 
 def reference(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
-    """The distribution (V,) in float64, token by token: only the k likeliest, of those the nucleus of mass p."""
+    """The distribution (V,) in float64, token by token: the k likeliest, of those the nucleus of mass p."""
     scaled = logits.astype(np.float64) / temperature
     order = sorted(range(len(scaled)), key=lambda token: -scaled[token])[:top_k]
     weights = {token: np.exp(scaled[token] - scaled[order[0]]) for token in order}

@@ -3,11 +3,11 @@
 `register` runs at `import verl` in every process, so it only writes names into verl's registries. What is
 heavy waits for the verl module it belongs to:
 
-    platform.py     where tensors live and what replaces the CUDA calls      (at once)
-    engine.py       verl's FSDP engine for  the device "cpu"                  (with verl.workers.engine)
-    rollout.py      the rollout `transformers`: generation.py batches its
-                    requests, attention.py and sampling.py serve that         (when the rollout is asked for)
-    patches.py      what no registry can reach                                (with the module that is patched)
+    platform.py   where tensors live and what replaces the CUDA calls    at once
+    engine.py     verl's FSDP engine for the device "cpu"                with verl.workers.engine
+    rollout.py    the rollout `transformers`: generation.py batches
+                  requests, by attention.py and sampling.py              when it is asked for
+    patches.py    what no registry can reach                             with the module that is patched
 
 The settings that go with it are in conf/grail/cpu.yaml.
 """

@@ -14,7 +14,7 @@ NAME = "sdpa_grouped"
 
 
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """query (B, heads, Q, D), key and value (B, key heads, T, D), mask (B, 1, Q, T) -> ((B, Q, heads, D), None)."""
+    """query (B, heads, Q, D), key, value (B, key heads, T, D), mask (B, 1, Q, T) -> (B, Q, heads, D)."""
     batch, heads, queries, size = query.shape
     if queries > 1 or heads == key.shape[1]:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)

@@ -1,7 +1,7 @@
 """verl's FSDP engine for the device "cpu": the same class, minus what it takes for granted of a GPU.
 
-Imported with verl.workers.engine; EngineRegistry then finds it for the strategies fsdp and fsdp2. Policies and
-references only: verl loads every critic (model_type value_model) with flash attention, which needs a GPU.
+Imported with verl.workers.engine; EngineRegistry then finds it for the strategies fsdp and fsdp2. It is for
+policies and references: verl loads every critic (model_type value_model) with flash attention, a GPU's.
 """
 
 import dataclasses

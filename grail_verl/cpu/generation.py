@@ -12,7 +12,6 @@ window (their mask still hides what is outside).
 import dataclasses
 import queue
 import threading
-import time
 from concurrent.futures import Future
 
 import torch
@@ -56,7 +55,9 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = self._key_buffer[:, :, :width], self._value_buffer[:, :, :width]
         return self.keys, self.values
 
-    def _store(self, keys: list[torch.Tensor], values: list[torch.Tensor], width: int, spare: int = 0) -> None:
+    def _store(
+        self, keys: list[torch.Tensor], values: list[torch.Tensor], width: int, spare: int = 0
+    ) -> None:
         """Put the rows of all parts below one another, aligned on the right at column `width`."""
         buffers = []
         for parts in (keys, values):
@@ -83,7 +84,7 @@ class GrowingLayer(DynamicLayer):
 
 @dataclasses.dataclass
 class Batch:
-    """The running rows. Tensors have one row each (B, ...); `out_*` are filled from the left up to `count`."""
+    """The running rows. Tensors have one row each (B, ...); `out_*` are filled up to `count`."""
 
     requests: list[Request]
     cache: Cache
@@ -130,7 +131,8 @@ class Batch:
             if name in fill:
                 columns = max(part.shape[1] for part in parts)
                 parts = [
-                    torch.nn.functional.pad(part, (0, columns - part.shape[1]), value=fill[name]) for part in parts
+                    torch.nn.functional.pad(part, (0, columns - part.shape[1]), value=fill[name])
+                    for part in parts
                 ]
             setattr(self, name, torch.cat(parts))
         self.requests += other.requests
@@ -140,7 +142,7 @@ class Generator(threading.Thread):
     """Runs the batch. A failure in the model fails the requests of that batch with the error, no others.
 
     Args:
-        model: a causal language model of transformers in eval mode; its attention is switched, see attention.py.
+        model: a causal language model of transformers in eval mode; attention.py changes how it attends.
         vocab_size: ids from here on are never drawn; len(tokenizer).
         max_rows: rows at a time; further requests wait.
         max_prefill: prompt tokens, padding included, that one prefill may hold.
@@ -149,7 +151,12 @@ class Generator(threading.Thread):
     def __init__(self, model, vocab_size: int, max_rows: int, max_prefill: int):
         super().__init__(name="generator", daemon=True)
         use_grouped_attention(model)
-        self.model, self.vocab_size, self.max_rows, self.max_prefill = model, vocab_size, max_rows, max_prefill
+        self.model, self.vocab_size, self.max_rows, self.max_prefill = (
+            model,
+            vocab_size,
+            max_rows,
+            max_prefill,
+        )
         self.batch: Batch | None = None
         self._arrived: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._waiting: list[Request] = []
@@ -169,7 +176,9 @@ class Generator(threading.Thread):
         """
         with self._turn, torch.no_grad():
             if self.batch is not None:
-                raise RuntimeError(f"weights arrived while {len(self.batch.requests)} responses were generated")
+                raise RuntimeError(
+                    f"weights arrived while {len(self.batch.requests)} responses were generated"
+                )
             state = self.model.state_dict()
             for name, weight in weights.items():
                 state[name].copy_(weight)
@@ -235,7 +244,7 @@ class Generator(threading.Thread):
                 self.batch.select(live.nonzero().squeeze(1))
 
     def _prefill(self, requests: list[Request]) -> tuple[Batch, torch.Tensor]:
-        """Run the prompts, each distinct one once. Returns the batch and the logits (B, V) of its first token."""
+        """Run each distinct prompt once; returns the batch and the logits (B, V) of the first token."""
         index: dict[tuple[int, ...], int] = {}
         rows = torch.tensor([index.setdefault(tuple(request.prompt), len(index)) for request in requests])
         width = max(len(prompt) for prompt in index)
@@ -259,7 +268,9 @@ class Generator(threading.Thread):
         uniform = torch.zeros(count, most, dtype=torch.float64)
         for row, request in enumerate(requests):
             random = torch.Generator().manual_seed(request.seed)
-            uniform[row, : request.max_tokens] = torch.rand(request.max_tokens, generator=random, dtype=torch.float64)
+            uniform[row, : request.max_tokens] = torch.rand(
+                request.max_tokens, generator=random, dtype=torch.float64
+            )
         batch = Batch(
             requests=list(requests),
             cache=cache,
@@ -293,7 +304,9 @@ class Generator(threading.Thread):
         """Draw a token for every live row, and hand out the rows that this one finishes."""
         at = batch.count[:, None].clamp(max=batch.uniform.shape[1] - 1)
         uniform = batch.uniform.gather(1, at).squeeze(1)
-        tokens, logprobs = sample(logits, batch.temperature, batch.top_k, batch.top_p, uniform, self.vocab_size)
+        tokens, logprobs = sample(
+            logits, batch.temperature, batch.top_k, batch.top_p, uniform, self.vocab_size
+        )
         rows = (~batch.done).nonzero().squeeze(1)
         batch.out_tokens[rows, batch.count[rows]] = tokens[rows]
         batch.out_logprobs[rows, batch.count[rows]] = logprobs[rows]

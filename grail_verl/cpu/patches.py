@@ -14,7 +14,9 @@ POLL_SECONDS = 0.1
 
 def _check(there: bool, what: str) -> None:
     if not there:
-        raise RuntimeError(f"grail-verl: this verl has no {what}; its CPU patches were written for verl 0.9.1")
+        raise RuntimeError(
+            f"grail-verl: this verl has no {what}; its CPU patches were written for verl 0.9.1"
+        )
 
 
 def use_one_gloo_backend(distributed) -> None:
@@ -23,7 +25,9 @@ def use_one_gloo_backend(distributed) -> None:
     A backend passed by the caller is used as it is, so the right one becomes the argument's default.
     """
     original = distributed.initialize_global_process_group_ray
-    _check("backend" in inspect.signature(original).parameters, "initialize_global_process_group_ray(backend=)")
+    _check(
+        "backend" in inspect.signature(original).parameters, "initialize_global_process_group_ray(backend)"
+    )
 
     @functools.wraps(original)
     def initialize_global_process_group_ray(timeout_second=None, backend=None):
@@ -58,7 +62,9 @@ def every_rank_loads_weights(transformer_impl):
     name = "get_init_weight_context_manager"
     _check(hasattr(transformer_impl, name), name)
     original = getattr(transformer_impl, name)
-    with mock.patch.object(transformer_impl, name, lambda **kwargs: original(**{**kwargs, "use_meta_tensor": False})):
+    with mock.patch.object(
+        transformer_impl, name, lambda **options: original(**options | {"use_meta_tensor": False})
+    ):
         yield
 
 

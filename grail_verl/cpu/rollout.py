@@ -1,11 +1,11 @@
-"""The rollout `transformers` as verl sees it: a server per replica, its replica, and the worker's adapter to it.
+"""The rollout `transformers` as verl sees it: a server, the replica that starts it, the worker's adapter.
 
     agent loop -> GenerationServer.generate -> generation.Generator -> TokenOutput
     FSDP worker -> ServerAdapter.update_weights -> GenerationServer.update_weights
 
-The server is a process of its own with its own copy of the model, so a full batch of requests can be generated
-without the FSDP wrapping; the copy is overwritten after every update. A CPU's memory is not partitioned
-between training and rollout, so verl's sleeping and waking up are nothing to do here.
+The server is a process of its own with its own, unwrapped copy of the model, overwritten after every update.
+A CPU's memory is not partitioned between training and rollout, so there is nothing to do when verl puts the
+rollout to sleep or wakes it up.
 """
 
 import asyncio
@@ -47,7 +47,9 @@ class GenerationServer:
 
     def __init__(self, config, model_config, replica_rank: int):
         if config.logprobs_mode != "processed_logprobs":
-            raise ValueError(f"rollout.logprobs_mode must be processed_logprobs, not {config.logprobs_mode!r}")
+            raise ValueError(
+                f"rollout.logprobs_mode must be processed_logprobs, not {config.logprobs_mode!r}"
+            )
         self.config, self.replica_rank = config, replica_rank
         self.global_steps: int | None = None
         self.stop = stop_tokens(model_config)
@@ -61,7 +63,9 @@ class GenerationServer:
         self.names = set(model.state_dict())
         self.received: set[str] = set()
         vocab_size = len(model_config.tokenizer)
-        self.generator = Generator(model.eval(), vocab_size, config.max_num_seqs, config.max_num_batched_tokens)
+        self.generator = Generator(
+            model.eval(), vocab_size, config.max_num_seqs, config.max_num_batched_tokens
+        )
         self.generator.start()
 
     async def ready(self) -> None:
@@ -117,13 +121,13 @@ class GenerationServer:
         return request
 
     def _seed(self, prompt: list[int]) -> int:
-        """The same for the k-th request with this prompt at this step of a run, in whichever order all come."""
+        """The same for the k-th request with this prompt at this step of a run, in whatever order."""
         key = zlib.crc32(repr(prompt).encode())
         self.asked[key] += 1
         return hash((self.config.seed, self.replica_rank, self.global_steps or 0, key, self.asked[key]))
 
     async def update_weights(self, weights: dict, global_steps: int | None, last: bool) -> None:
-        """Take part of the policy's tensors; `last` closes the update, which must then have covered the model.
+        """Take part of the policy's tensors; `last` closes the update, which must have covered the model.
 
         Args:
             weights: name -> float32 array.
@@ -145,14 +149,20 @@ class TransformersReplica(RolloutReplica):
 
     async def launch_servers(self) -> None:
         if self.rollout_mode is not RolloutMode.HYBRID:
-            raise NotImplementedError(f"the transformers rollout serves the policy only, not {self.rollout_mode}")
-        node = await self.workers[0].__ray_call__.remote(lambda worker: ray.get_runtime_context().get_node_id())
+            raise NotImplementedError(
+                f"the transformers rollout serves the policy only, not {self.rollout_mode}"
+            )
+        node = await self.workers[0].__ray_call__.remote(
+            lambda worker: ray.get_runtime_context().get_node_id()
+        )
         server = (
             ray.remote(GenerationServer)
             .options(
                 name=server_name(self.replica_rank),
                 max_concurrency=self.max_concurrency,
-                scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False),
+                scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                    node, soft=False
+                ),
             )
             .remote(self.config, omega_conf_to_dataclass(self.model_config), self.replica_rank)
         )
@@ -172,19 +182,25 @@ class ServerAdapter(BaseRollout):
 
     def __init__(self, config, model_config, device_mesh, replica_rank: int = -1):
         super().__init__(config, model_config, device_mesh)
-        ranks = config.tensor_model_parallel_size * config.data_parallel_size * config.pipeline_model_parallel_size
+        ranks = (
+            config.tensor_model_parallel_size
+            * config.data_parallel_size
+            * config.pipeline_model_parallel_size
+        )
         if ranks != 1:
             raise ValueError(f"a replica of the transformers rollout is one process, not {ranks}")
         self.replica_rank = int(os.environ["RANK"]) if replica_rank == -1 else replica_rank
 
-    async def update_weights(self, weights, global_steps: int | None = None, peft_config=None, **kwargs) -> None:
+    async def update_weights(
+        self, weights, global_steps: int | None = None, peft_config=None, **kwargs
+    ) -> None:
         """Send (name, tensor) pairs, in pieces of rollout.checkpoint_engine.update_weights_bucket_megabytes.
 
         Every rank has a server and so walks through the whole generator, which it must: gathering a sharded
         parameter takes all of them.
         """
         if peft_config is not None:
-            raise NotImplementedError("the transformers rollout takes LoRA weights merged only: model.lora.merge=True")
+            raise NotImplementedError("the transformers rollout needs LoRA merged: model.lora.merge=True")
         server = ray.get_actor(server_name(self.replica_rank))
         room = self.config.checkpoint_engine.update_weights_bucket_megabytes << 20
         bucket, size = {}, 0
@@ -192,7 +208,7 @@ class ServerAdapter(BaseRollout):
             if size + 4 * weight.numel() > room and bucket:
                 await server.update_weights.remote(bucket, global_steps, last=False)
                 bucket, size = {}, 0
-            # float32 holds every parameter dtype exactly, and numpy, which Ray sends without copies, knows it.
+            # float32 holds bf16 and fp16 exactly, and is known to numpy, which Ray sends without a copy.
             bucket[name] = weight.detach().float().numpy()
             size += 4 * weight.numel()
         await server.update_weights.remote(bucket, global_steps, last=True)

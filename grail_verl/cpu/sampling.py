@@ -9,7 +9,7 @@ import torch
 
 
 def keep_top_k(logits: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
-    """logits (B, V) with -inf below each row's top_k-th largest (B,); ties with it stay. top_k >= V keeps all."""
+    """logits (B, V) with -inf below each row's top_k-th largest (B,); ties stay, V or more keeps all."""
     size = logits.shape[-1]
     if not (top_k < size).any():
         return logits
