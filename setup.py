@@ -4,6 +4,8 @@ Nothing here pulls in torch, verl or CUDA: whoever trains with verl has them, an
 sets that this project itself is run and tested with.
 """
 
+from pathlib import Path
+
 from setuptools import find_namespace_packages, setup
 
 CPU = [
@@ -22,7 +24,7 @@ setup(
     name="grail-verl",
     version="0.1.0",
     description="GRAIL for verl: token-level credit from the gradient of a response's own answer, by one flag",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",

@@ -12,7 +12,8 @@ What is an answer follows what the graders (verl's math_reward, math-verify) rea
 - Every `{` and `}` counts, `\{` and `\}` too: `\boxed{\{3\}}` is complete, `\boxed{\{3}` is not.
 - White space may stand between `\boxed` and `{`. `\boxed 5` and `\fbox{5}` are no answers.
 - An unclosed `\boxed{` hides no complete one before, behind or inside it.
-- Of boxes inside each other only the outermost complete one counts; the graders would read the innermost.
+- First and last go by where a box begins: of boxes inside each other the outer one is the first and the
+  innermost the last, the one that graders read.
 - Special tokens (padding, end of sequence, unknown) and ids outside the vocabulary have no text, as in
   `decode(ids, skip_special_tokens=True)`, the text that is graded. Inside an expression they belong to it.
 """
@@ -78,7 +79,7 @@ class AnswerLocator:
         boxes = _boxes(text)
         if not boxes:
             return None
-        start, left, right = boxes[0 if self.occurrence == "first" else -1]
+        start, left, right = min(boxes) if self.occurrence == "first" else max(boxes)
         # From the end, where answers stand. A token without text holds no byte: the walk never stops at one.
         token, begin, holders = len(pieces), len(text), []
         for byte in (right, left, start):
@@ -191,7 +192,7 @@ def _sentencepiece_bytes(piece: str) -> bytes:
 
 
 def _boxes(text: bytes) -> list[tuple[int, int, int]]:
-    r"""The outermost complete boxes as byte offsets of `\`, `{` and `}`, in one pass whatever the text."""
+    r"""The complete boxes as byte offsets of `\`, `{` and `}`, in one pass whatever the text."""
     start = text.find(b"\\boxed")
     if start < 0:
         return []
@@ -200,8 +201,5 @@ def _boxes(text: bytes) -> list[tuple[int, int, int]]:
         if match[0] != b"}":
             opened.append(match.span() if len(match[0]) > 1 else None)  # None: a brace that opens no box
         elif opened and (box := opened.pop()):
-            start, behind = box
-            while boxes and boxes[-1][0] > start:  # complete, but inside this one
-                boxes.pop()
-            boxes.append((start, behind - 1, match.start()))
+            boxes.append((box[0], box[1] - 1, match.start()))
     return boxes

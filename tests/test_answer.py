@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from tokenizers_for_tests import BUILDERS, EXACT, build, byte_level_of, spelling
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+from verl.utils.reward_score.math_reward import last_boxed_only_string
 
 from grail_verl.answer import AnswerLocator, AnswerSpan
 
@@ -50,10 +51,9 @@ def reference_box(text: str, occurrence: str) -> tuple[int, int, int] | None:
             if depth == 0:
                 complete.append((start, left, right))
                 break
-    outermost = [box for box in complete if not any(o[0] < box[0] and box[2] < o[2] for o in complete)]
-    if not outermost:
+    if not complete:
         return None
-    return outermost[0] if occurrence == "first" else outermost[-1]
+    return complete[0] if occurrence == "first" else complete[-1]
 
 
 def reference_span(text: str, borders: list[tuple[int, int]], occurrence: str) -> AnswerSpan | None:
@@ -130,8 +130,8 @@ CASES = {
     "an escaped brace alone leaves it open": ([r"\boxed{", r"\{", "3", "}"], None),
     "white space before the brace": ([r"\boxed", " \n", "{", "3", "}"], (0, 5, 3, 4)),
     "two backslashes": (["\\", r"\boxed{", "3", "}"], (1, 4, 2, 3)),
-    "outermost of two": (["x", r"\boxed{", r"\boxed{", "1", "}", "}"], (1, 6, 2, 5)),
-    "outermost of three": ([r"\boxed{", r"\boxed{", "}", r"\boxed{", "}", "}"], (0, 6, 1, 5)),
+    "innermost of two": (["x", r"\boxed{", r"\boxed{", "1", "}", "}"], (2, 5, 3, 4)),
+    "last of two inside one": ([r"\boxed{", r"\boxed{", "}", r"\boxed{", "}", "}"], (3, 5, 4, 4)),
     "last of two": ([r"\boxed{", "1", "}", " or ", r"\boxed{", "2", "}"], (4, 7, 5, 6)),
     "unclosed before": ([r"\boxed{", "1", r" and \boxed{", "2", "}"], (2, 5, 3, 4)),
     "unclosed behind": ([r"\boxed{", "2", "}", r" and \boxed{", "3"], (0, 3, 1, 2)),
@@ -149,6 +149,21 @@ def test_cases(pieces, span):
     ids = [token_id for piece in pieces for token_id in tokenizer.encode(piece)]
     assert len(ids) == len(pieces)
     assert AnswerLocator(tokenizer).locate(ids) == (span and AnswerSpan(*span))
+
+
+@settings(deadline=None)
+@given(TEXT)
+def test_the_last_answer_is_the_one_that_verl_grades(text):
+    graded = last_boxed_only_string(text)
+    tokenizer = build("qwen2")
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if graded is None or not graded.startswith("\\boxed{"):  # none, or one that verl's grader alone would read
+        return
+    span = AnswerLocator(tokenizer).locate(ids)
+    found = tokenizer.decode(ids[span.start : span.end], clean_up_tokenization_spaces=False)
+    assert graded in found
+    assert graded not in tokenizer.decode(ids[span.start + 1 : span.end], clean_up_tokenization_spaces=False)
+    assert graded not in tokenizer.decode(ids[span.start : span.end - 1], clean_up_tokenization_spaces=False)
 
 
 def test_first_or_last():

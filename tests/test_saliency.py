@@ -105,15 +105,6 @@ def test_temperature_may_differ_by_row(batch):
         torch.testing.assert_close(both[row], alone[row])
 
 
-def traces(model):
-    return (
-        [module.training for module in model.modules()],
-        [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()],
-        [parameter.requires_grad for parameter in model.parameters()],
-        [parameter.grad is None for parameter in model.parameters()],
-    )
-
-
 @pytest.mark.parametrize("leaf", ["embeddings", "first", "middle", "last"])
 def test_gradient_checkpointing_and_dropout_change_nothing(batch, leaf):
     """Dropout is off in a model in train mode, checkpointing stays on, and every mode is as before."""
@@ -126,11 +117,11 @@ def test_gradient_checkpointing_and_dropout_change_nothing(batch, leaf):
     model.model.layers[1].eval()  # a mode of its own, to be found again
     runs = []
     handle = model.model.layers[3].self_attn.register_forward_hook(lambda *_: runs.append(1))
-    before = traces(model)
+    before = tiny.traces(model)
     torch.testing.assert_close(
         answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask, leaf=leaf), plain
     )
-    assert traces(model) == before
+    assert tiny.traces(model) == before
     handle.remove()
     # The block before the leaf "last" needs no gradient; every block behind a leaf is computed twice.
     assert len(runs) == 2
@@ -144,10 +135,10 @@ def test_a_pass_that_fails_leaves_nothing_behind(batch):
         raise RuntimeError("out of memory, say")
 
     handle = model.model.norm.register_forward_pre_hook(fail)
-    before = traces(model)
+    before = tiny.traces(model)
     with pytest.raises(RuntimeError, match="out of memory"):
         answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask)
-    assert traces(model) == before
+    assert tiny.traces(model) == before
     handle.remove()
     assert answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask).max() > 0
 

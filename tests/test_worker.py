@@ -89,17 +89,6 @@ def expected_advantages(model, data, config: GrailConfig) -> list[torch.Tensor]:
     return expected
 
 
-def traces(module):
-    """What a pass could leave behind: modes, hooks, flags and gradients."""
-    return (
-        [child.training for child in module.modules()],
-        [(len(c._forward_hooks), len(c._forward_pre_hooks), len(c._backward_hooks)) for c in module.modules()],
-        [parameter.requires_grad for parameter in module.parameters()],
-        [parameter.grad is None for parameter in module.parameters()],
-        torch.get_rng_state().tolist(),
-    )
-
-
 def compare(rank: int, folders: dict, name: str) -> dict:
     """One case: the hook against the plain model, then verl's update with its result against verl's update
     with the advantages rescaled by hand."""
@@ -115,9 +104,9 @@ def compare(rank: int, folders: dict, name: str) -> dict:
     worker = ranks.actor(folders[policy], "algorithm.adv_estimator=grail", *written, *overrides)
 
     data = batch_of(rank, temperature=0.8)
-    before = traces(worker.engine.module)
+    before = tiny.traces(worker.engine.module)
     metrics = worker.reweight_advantages(data)
-    unchanged = traces(worker.engine.module) == before
+    unchanged = tiny.traces(worker.engine.module) == before
     got = data["advantages"].unbind()
 
     # The same update twice: through the hook, and by verl's own worker on advantages rescaled by hand.
@@ -241,10 +230,10 @@ def neutral_and_broken(rank: int, folders: dict) -> dict:
         raise RuntimeError("out of memory, say")
 
     handle = grail.engine.module.model.norm.register_forward_pre_hook(fail)
-    before = traces(grail.engine.module)
+    before = tiny.traces(grail.engine.module)
     with pytest.raises(RuntimeError, match="out of memory"):
         grail.reweight_advantages(batch_of(rank))
-    report["clean after a failure"] = traces(grail.engine.module) == before
+    report["clean after a failure"] = tiny.traces(grail.engine.module) == before
     handle.remove()
     report["mode after a failure"] = grail.engine.mode
     grail.reweight_advantages(batch_of(rank))

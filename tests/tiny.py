@@ -96,3 +96,15 @@ def rollout_batch(
         **extra,
     }
     return tu.get_tensordict(nested, non_tensor_dict=entries)
+
+
+def traces(module: torch.nn.Module) -> tuple[list, ...]:
+    """What a saliency pass could leave behind: modes, hooks, flags, gradients, random state."""
+    children, parameters = list(module.modules()), list(module.parameters())
+    return (
+        [child.training for child in children],
+        [(len(c._forward_hooks), len(c._forward_pre_hooks), len(c._backward_hooks)) for c in children],
+        [parameter.requires_grad for parameter in parameters],
+        [parameter.grad is None for parameter in parameters],
+        torch.get_rng_state().tolist(),
+    )
