@@ -68,5 +68,5 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)
-    rows(4096, rng).to_parquet(folder / "train.parquet")
-    rows(128, rng, validation=True).to_parquet(folder / "validation.parquet")
+    rows(1024, rng).to_parquet(folder / "train.parquet")
+    rows(64, rng, validation=True).to_parquet(folder / "validation.parquet")
