@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import matplotlib
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -50,7 +51,7 @@ def table(title, steps):
     """One row per validation; beside it the means over the training steps since the one before."""
     columns = {SCORE: "score", MEAN: "weight mean", STD: "weight std", **RATES, SECONDS: "s/step"}
     columns = {name: label for name, label in columns.items() if series(steps, name)[0]}
-    rich_table = Table(title=str(title))
+    rich_table = Table(title=title, box=SIMPLE, padding=0)
     for label in ("step", "validation", *columns.values()):
         rich_table.add_column(label, justify="right")
     since = []

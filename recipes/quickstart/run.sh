@@ -39,6 +39,7 @@ python -m verl.trainer.main_ppo +grail=cpu \
     trainer.save_freq=10 \
     trainer.max_actor_ckpt_to_keep=1 \
     trainer.default_local_dir="$RUN/checkpoints" \
+    trainer.logger=file \
     trainer.project_name=quickstart \
     trainer.experiment_name="$(basename "$RUN")" \
     hydra.run.dir="$RUN/hydra" \

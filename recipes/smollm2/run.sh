@@ -38,6 +38,7 @@ python -m verl.trainer.main_ppo +grail=cpu \
     trainer.save_freq=2 \
     trainer.max_actor_ckpt_to_keep=1 \
     trainer.default_local_dir="$RUN/checkpoints" \
+    trainer.logger=file \
     trainer.project_name=smollm2 \
     trainer.experiment_name="$(basename "$RUN")" \
     hydra.run.dir="$RUN/hydra" \
