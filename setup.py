@@ -30,11 +30,11 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_namespace_packages(include=["grail_verl*", "hydra_plugins*"]),
     package_data={"grail_verl.conf": ["**/*.yaml"]},
-    install_requires=["omegaconf>=2.3,<2.4", "packaging", "wrapt>=1.15"],
+    install_requires=["omegaconf>=2.3", "packaging", "wrapt>=1.15"],
     extras_require={
         "cpu": CPU,
         "vllm": ["verl[vllm]==0.9.1"],
-        "test": [*CPU, "pytest", "hypothesis", "ruff", "sentencepiece"],
+        "test": [*CPU, "pytest", "hypothesis", "reasoning-gym", "ruff", "sentencepiece"],
     },
     entry_points={"verl.plugins": ["grail = grail_verl.plugin"]},
 )
