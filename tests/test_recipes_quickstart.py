@@ -9,7 +9,7 @@ import pytest
 from grail_verl.answer import AnswerLocator
 from recipes.quickstart import data, plot
 from recipes.quickstart.policy import build_tokenizer, demonstrations, save_whole
-from recipes.quickstart.reward import compute_score
+from recipes.reward import compute_score
 
 
 def steps_of(solution):

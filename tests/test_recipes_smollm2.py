@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("reasoning_gym")
 
-from recipes.quickstart.reward import compute_score  # noqa: E402
+from recipes.reward import compute_score  # noqa: E402
 from recipes.smollm2 import data  # noqa: E402
 
 
