@@ -7,7 +7,7 @@ import traceback
 import torch
 import torch.multiprocessing as mp
 
-TIMEOUT_S = 240
+TIMEOUT_S = 600
 
 
 def actor_config(policy: str, *overrides: str):
