@@ -47,7 +47,7 @@ def rows(sums):
 
 
 def split():
-    validation = dict(list(draw_sums(64, seed=1).items())[:32])
+    validation = dict(list(draw_sums(64, seed=1).items())[:16])
     training = draw_sums(256, seed=0)
     return {sum_: answer for sum_, answer in training.items() if sum_ not in validation}, validation
 

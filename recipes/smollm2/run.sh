@@ -3,7 +3,7 @@
 #
 #   bash recipes/smollm2/run.sh
 #
-# Four steps of 4 problems x 4 answers: enough to see everything work, far too few to see the model improve.
+# Three steps of 4 problems x 4 answers: enough to see everything work, far too few to see the model improve.
 # Interrupted and started again with the same command, it goes on from the last checkpoint. Further arguments
 # are Hydra overrides, RUN is the run's folder.
 set -euo pipefail
@@ -30,12 +30,12 @@ python -m verl.trainer.main_ppo +grail=cpu \
     actor_rollout_ref.model.path=outputs/smollm2/policy \
     actor_rollout_ref.actor.optim.lr=1e-5 \
     actor_rollout_ref.actor.ppo_mini_batch_size=4 \
-    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8 \
-    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8 \
+    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4 \
+    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4 \
     actor_rollout_ref.rollout.n=4 \
-    trainer.total_training_steps=4 \
-    trainer.test_freq=2 \
-    trainer.save_freq=2 \
+    trainer.total_training_steps=3 \
+    trainer.test_freq=3 \
+    trainer.save_freq=1 \
     trainer.max_actor_ckpt_to_keep=1 \
     trainer.default_local_dir="$RUN/checkpoints" \
     trainer.logger=file \
