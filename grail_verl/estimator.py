@@ -7,7 +7,6 @@ what switches the hook on; the numbers are those of `algorithm.adv_estimator=grp
 import numpy as np
 from omegaconf import DictConfig
 from torch import Tensor
-from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from grail_verl.launch import require_prepared
 
@@ -32,6 +31,8 @@ def compute_grail_advantage(
     Returns:
         advantages and returns, (B, T) each.
     """
+    from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage  # this module registers there
+
     require_prepared(config)
     return compute_grpo_outcome_advantage(
         token_level_rewards=token_level_rewards,

@@ -53,12 +53,18 @@ def _register_estimator(core_algos) -> None:
 
 
 def _register_worker(engine_workers) -> None:
-    from grail_verl.worker import actor_worker_class
-
     if not hasattr(engine_workers.ActorRolloutRefWorker, "actor_worker_cls"):
-        raise ImportError("grail-verl does not know this verl: ActorRolloutRefWorker has no actor_worker_cls; "
-                          "grail-verl is built for verl 0.9.1")
-    engine_workers.ActorRolloutRefWorker.actor_worker_cls = property(actor_worker_class)
+        raise ImportError(
+            "grail-verl does not know this verl: ActorRolloutRefWorker has no actor_worker_cls; "
+            "grail-verl is built for verl 0.9.1"
+        )
+
+    def actor_worker_cls(worker):
+        from grail_verl.worker import actor_worker_class  # needs engine_workers, which is complete by then
+
+        return actor_worker_class(worker)
+
+    engine_workers.ActorRolloutRefWorker.actor_worker_cls = property(actor_worker_cls)
 
 
 try:

@@ -24,8 +24,9 @@ def response_advantage(advantages: Tensor, response_mask: Tensor) -> Tensor:
     """
     if advantages.dim() == 1:
         return advantages
-    first = response_mask.bool().int().argmax(dim=-1, keepdim=True)
-    return (advantages * response_mask.bool()).gather(-1, first).squeeze(-1)
+    valid = response_mask.bool()
+    first = valid & (valid.cumsum(dim=-1) == 1)
+    return torch.where(first, advantages, 0.0).sum(dim=-1)
 
 
 def selected_responses(advantages_B: Tensor, rollouts: str) -> Tensor:

@@ -96,6 +96,11 @@ def test_another_verl_is_named_in_one_line_and_ends_a_command_that_asks_for_grai
     assert other.returncode == 0 and other.stderr.strip().splitlines()[-1] == line
 
 
+@pytest.mark.parametrize("module", ["worker", "estimator"])
+def test_modules_that_verl_imports_late_can_be_imported_first(module):
+    subprocess.run([sys.executable, "-c", f"import grail_verl.{module}"], check=True, timeout=120)
+
+
 PLATFORMS = """
 import ray
 ray.is_initialized = lambda: {in_ray}

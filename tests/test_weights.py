@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_verl import GrailConfig
-from grail_verl.weights import behind_answer, token_weights
+from grail_verl.weights import behind_answer, response_advantage, token_weights
 
 E = math.e
 
@@ -104,6 +104,13 @@ def test_degenerate_lengths():
     assert weights([3.0]) == [1.0]
     config, empty = GrailConfig(), torch.zeros(2, 0)
     assert token_weights(empty, empty, empty, empty, torch.zeros(2), config).shape == (2, 0)
+    assert response_advantage(empty, empty).tolist() == [0.0, 0.0]
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=8), st.floats(-2, 2, width=32))
+def test_the_advantage_of_a_response_is_that_of_its_valid_tokens(mask, advantage):
+    row = torch.tensor([[advantage if valid else 9.0 for valid in mask]])  # 9: what stands there must not matter
+    assert response_advantage(row, torch.tensor([mask])).tolist() == [advantage if any(mask) else 0.0]
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -25,8 +25,8 @@ BF16 = ["actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16"] 
 BY_ROWS = [
     "actor_rollout_ref.actor.use_dynamic_bsz=False",
     "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=False",
-    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=3",
-    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=3",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
 ]
 
 # name: (policy, strategy, GRAIL's options, verl's overrides)
@@ -50,8 +50,10 @@ TEXTS = [
     (r"the answer is \boxed{42 and no more", r"<|im_end|>"),
     (r"9 - 4 = 5 + 1 = 6 we get \boxed{6}, we get 6, we get 6<|im_end|>", r"0 1 2 3 \boxed{4}<|im_end|>"),
     (r"5 5 5 5 \boxed{ 5 }", r"4 - 4 \boxed{}<|im_end|>"),
+    (r"", r"\boxed{8}"),
+    (r"\boxed{", r"a"),
 ]
-ADVANTAGES = [(-1.0, 1.0), (-0.5, 0.5), (-1.0, 1.0), (-1.0, 0.25), (-2.0, 0.0), (-0.25, 1.5)]
+ADVANTAGES = [(-1.0, 1.0), (-0.5, 0.5), (-1.0, 1.0), (-1.0, 0.25), (-2.0, 0.0), (-0.25, 1.5), (-1.0, -1.0), (-1.0, 1.0)]
 
 
 def batch_of(rank: int, **extra):
@@ -61,7 +63,7 @@ def batch_of(rank: int, **extra):
     masks[0][2:4] = [0, 0]  # a tool's tokens in the middle of the reasoning
     masks[4][-2] = 0
     return tiny.rollout_batch(
-        responses, [pair[rank] for pair in ADVANTAGES], masks, seed=rank, mini_batch_size=6, epochs=2, **extra
+        responses, [pair[rank] for pair in ADVANTAGES], masks, seed=rank, mini_batch_size=8, epochs=2, **extra
     )
 
 
@@ -194,9 +196,9 @@ def test_metrics_count_over_both_ranks(results):
     assert mine["grail/weight_min"] == pytest.approx(weights.min().item(), rel=1e-4)
     assert mine["grail/weight_max"] == pytest.approx(50.0)
     assert mine["grail/advantage_scale_ratio"] == pytest.approx(scaled / plain, rel=1e-5)
-    assert mine["grail/answer_found_rate"] == pytest.approx(9 / 12)
-    assert mine["grail/saliency_rows"] == 4  # rank 0: wrong, with a complete box
-    assert mine["grail/reweighted_rate"] == pytest.approx(4 / 12)
+    assert mine["grail/answer_found_rate"] == pytest.approx(10 / 15)
+    assert mine["grail/saliency_rows"] == 5  # wrong, with a complete box
+    assert mine["grail/reweighted_rate"] == pytest.approx(5 / 15)
     assert mine["grail/nonfinite_rows"] == 0
     assert mine["grail/saliency_seconds"] > 0
 
@@ -256,7 +258,7 @@ def test_weights_of_one_train_to_grpos_parameters_to_the_last_bit(faults):
 
 def test_scores_that_are_no_numbers_are_counted_and_training_goes_on(faults):
     for rank, report in enumerate(faults):
-        assert report["broken"]["grail/nonfinite_rows"] == 4
+        assert report["broken"]["grail/nonfinite_rows"] == 5
         data = batch_of(rank)
         locator = AnswerLocator(tiny.tokenizer())
         for row, got in enumerate(report["broken advantages"]):

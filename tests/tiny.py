@@ -74,8 +74,8 @@ def rollout_batch(
     for index, response in enumerate(responses):
         length = int(torch.randint(2, 9, (1,), generator=generator))
         prompt = torch.randint(2, 250, (length,), generator=generator)
-        response = torch.tensor(response)
-        mask = torch.ones(len(response), dtype=torch.long) if masks is None else torch.tensor(masks[index])
+        response = torch.tensor(response, dtype=torch.long)
+        mask = torch.tensor([1] * len(response) if masks is None else masks[index], dtype=torch.long)
         tensors["prompts"].append(prompt)
         tensors["responses"].append(response)
         tensors["input_ids"].append(torch.cat([prompt, response]))
