@@ -20,6 +20,5 @@ PY
 if ! has_extra "$1"; then
     [ -e .venv/bin/activate ] || "${PYTHON:-python3}" -m venv .venv
     source .venv/bin/activate
-    # Byte code of what is never imported is not worth the minute that compiling it takes.
-    has_extra "$1" || pip install --no-compile -e ".[$1]"
+    has_extra "$1" || pip install -e ".[$1]"
 fi
