@@ -5,15 +5,16 @@ ranks. Inputs are prepared by the engine itself, so packed and padded layouts ar
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id, get_device_name
+from verl.utils.device import get_device_id, get_device_name, get_torch_device
 
-from grail_verl.saliency import deterministic_mode, position_scores, preserved_mode
+from grail_verl.saliency import evaluating, position_scores
 
 
 @dataclass(frozen=True)
@@ -93,22 +94,35 @@ def saliency_pass(
 
     settings = dict(settings)
     offload = {"disable_auto_offload": settings.pop("disable_auto_offload")}
-    with preserved_mode(engine.module), engine.eval_mode(**offload), deterministic_mode(engine.module, leaf):
+    with evaluating(engine.module), engine.eval_mode(**offload):
+        recompute = _memory_is_short()
         for step in range(int(agreed)):
             if step < len(batches):
-                of_batch = _micro_batch(engine, [rows[i] for i in batches[step]], settings, leaf, alignment)
+                of_batch = _micro_batch(engine, [rows[i] for i in batches[step]], settings, leaf, alignment, recompute)
                 for index, row_scores in zip(batches[step], of_batch, strict=True):
                     scores[index] = row_scores
             else:
-                _micro_batch(engine, [_dummy_row()], settings, leaf, alignment)
+                _micro_batch(engine, [_dummy_row()], settings, leaf, alignment, recompute)
     return scores
+
+
+def _memory_is_short(share: float = 0.5) -> Callable[[], bool]:
+    """Whether to recompute from here on: true while more is in use than half of what this process has held
+    at its peak, above what lies there now. A log-prob pass and, from the second batch on, an update have set
+    that peak, so the pass never sets one, and recomputes no more than that takes."""
+    device = get_torch_device()
+    now, peak = device.memory_allocated(), device.max_memory_allocated()
+    limit = now + share * (peak - now)
+    return lambda: device.memory_allocated() > limit
 
 
 def _dummy_row() -> AnswerRow:
     return AnswerRow(torch.zeros(2, dtype=torch.long), torch.arange(2), 1, 0, 1.0)
 
 
-def _micro_batch(engine, rows: list[AnswerRow], settings: dict, leaf: str, alignment: str) -> list[Tensor]:
+def _micro_batch(
+    engine, rows: list[AnswerRow], settings: dict, leaf: str, alignment: str, recompute: Callable[[], bool]
+) -> list[Tensor]:
     device = get_device_id()
     temperatures = {row.temperature for row in rows}
     tensors = {
@@ -150,6 +164,7 @@ def _micro_batch(engine, rows: list[AnswerRow], settings: dict, leaf: str, align
             labels_N=torch.cat(labels).to(device),
             temperature_N=torch.cat(temperature).to(device),
             leaf=leaf,
+            recompute=recompute,
         ).cpu()
     shift = 1 if alignment == "predictor" else 0
     scores = []

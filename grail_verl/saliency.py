@@ -10,11 +10,12 @@ N answer tokens of the whole input, D hidden size, V vocabulary.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def leaf_module(model: nn.Module, leaf: str) -> nn.Module:
@@ -43,10 +44,11 @@ def _blocks(model: nn.Module) -> nn.ModuleList:
 
 
 @contextlib.contextmanager
-def preserved_mode(model: nn.Module) -> Iterator[None]:
-    """Puts every module back into the mode (train or eval) it was found in, also on failure."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """eval(), so that dropout is off; every module's own mode is put back, also on failure."""
     found = {module: module.training for module in model.modules()}
     try:
+        model.eval()
         yield
     finally:
         for module, training in found.items():
@@ -54,40 +56,70 @@ def preserved_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deterministic_mode(model: nn.Module, leaf: str) -> Iterator[None]:
-    """eval(), so that dropout is off, without losing gradient checkpointing; modes are put back.
+def _recomputing_blocks(model: nn.Module, leaf: str, recompute: Callable[[], bool]) -> Iterator[None]:
+    """Lets each block behind the leaf ask, when its turn comes, whether to keep its activations for the
+    backward pass or to recompute them there. The last block's are needed at once, so it keeps them."""
+    blocks, at = list(_blocks(model)), leaf_module(model, leaf)
+    behind = blocks[blocks.index(at) + 1 : -1] if at in blocks else blocks[:-1]
+    # What lies within FSDP1's wrappers: parameters are not gathered once more for the recomputation.
+    behind = [getattr(block, "module", block) for block in behind]
 
-    transformers checkpoints a block only while `block.training` is set. That flag alone is set again on
-    the blocks behind the leaf (dropout sits in submodules, which stay in eval). Up to the leaf nothing is
-    kept for a backward pass anyway, and the leaf's hook must run outside a checkpointed region: the
-    recomputation would call it a second time.
-    """
-    with preserved_mode(model):
-        model.eval()
-        if model.is_gradient_checkpointing:
-            blocks, at = list(_blocks(model)), leaf_module(model, leaf)
-            for block in blocks[blocks.index(at) + 1 :] if at in blocks else blocks:
-                for module in block.modules():
-                    if getattr(module, "gradient_checkpointing", False):
-                        module.training = True
+    def asking(forward):
+        def wrapper(*args, **kwargs):
+            if not recompute():
+                return forward(*args, **kwargs)
+            return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+        return wrapper
+
+    found = {block: vars(block).get("forward") for block in behind}
+    try:
+        for block in behind:
+            block.forward = asking(block.forward)
         yield
+    finally:
+        for block, forward in found.items():
+            if forward is None:
+                del block.forward
+            else:  # an instance's own, as of verl's activation offloading
+                block.forward = forward
 
 
 @contextlib.contextmanager
 def _hooks(model: nn.Module, leaf: str, keep_BS: Tensor) -> Iterator[list[Tensor]]:
-    """Turns the leaf module's output into a fresh autograd leaf (handed out in the list) and lets the
-    head see only the hidden states at keep_BS; both hooks are gone afterwards, also on failure."""
+    """Three hooks on the forward, gone afterwards, also on failure: the blocks' parameters are frozen once
+    the embedding is done, the leaf module's output becomes a fresh autograd leaf (handed out in the list),
+    and the head sees only the hidden states at keep_BS.
+
+    Frozen, linear layers keep no inputs for gradients that nobody wants; and FSDP1, which frees a block when
+    its parameters' gradients are done, goes by the block's inputs instead. Not earlier: FSDP2 sets itself up
+    in the first forward, and takes what is frozen by then for frozen for good. And not the parameters outside
+    the blocks, which are FSDP's root's: FSDP1 has hung hooks on them by then.
+    """
+    trained = [p for block in _blocks(model) for p in block.parameters() if p.requires_grad]
     leaves: list[Tensor] = []
+
+    def freeze(module, args, output):
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        return output.detach()
 
     def cut(module, args, output):
         hidden = output[0] if isinstance(output, tuple) else output
         leaves.append(hidden.detach().requires_grad_())
-        return (leaves[-1], *output[1:]) if isinstance(output, tuple) else leaves[-1]
+        onward = leaves[-1].view_as(leaves[-1])  # FSDP1 hangs a hook on it, which autograd.grad refuses on a leaf
+        return (onward, *output[1:]) if isinstance(output, tuple) else onward
 
     def select(module, args):
         return (args[0][keep_BS], *args[1:])
 
+    def thaw():
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
     with contextlib.ExitStack() as stack:
+        stack.callback(thaw)
+        stack.callback(model.get_input_embeddings().register_forward_hook(freeze).remove)
         stack.callback(leaf_module(model, leaf).register_forward_hook(cut).remove)
         stack.callback(model.get_output_embeddings().register_forward_pre_hook(select).remove)
         yield leaves
@@ -100,10 +132,11 @@ def position_scores(
     labels_N: Tensor,
     temperature_N: Tensor,
     leaf: str = "embeddings",
+    recompute: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """‖∂L/∂leaf ⊙ leaf‖₂ at every input position, L = −Σ log p(answer token) (METHOD steps 2 to 4).
 
-    No parameter gets a gradient. The caller chooses the mode (see `deterministic_mode`) and autocast.
+    No parameter gets a gradient. The caller chooses the mode (see `evaluating`) and autocast.
 
     Args:
         model: causal LM, possibly wrapped.
@@ -112,11 +145,17 @@ def position_scores(
         labels_N: the answer tokens, in the row-major order of keep_BS.
         temperature_N: float32, what the logits of each are divided by.
         leaf: embeddings | first | middle | last.
+        recompute: asked before each block's forward: recompute it in the backward pass, instead of keeping
+            its activations until then?
 
     Returns:
         (B, S) float32, detached.
     """
-    with torch.enable_grad(), _hooks(model, leaf, keep_BS) as leaves:
+    with (
+        torch.enable_grad(),
+        _recomputing_blocks(model, leaf, recompute),
+        _hooks(model, leaf, keep_BS) as leaves,
+    ):
         output = model(**inputs, use_cache=False)
         fused_BS = getattr(output, "log_probs", None)
         if fused_BS is not None:  # a fused head kernel: log-probs in place of logits, temperature included
@@ -143,7 +182,8 @@ def answer_saliency(
     """Saliency of every response token for the response's own answer, on a plain causal LM.
 
     Args:
-        model: causal LM; its mode is eval during the call and as found afterwards.
+        model: causal LM; its mode is eval during the call and as found afterwards. With gradient checkpointing
+            enabled, blocks are recomputed in the backward pass.
         input_ids: (B, P + T), prompts padded on the left, responses on the right.
         attention_mask: (B, P + T).
         response_length: T; at least one prompt position must remain.
@@ -178,7 +218,7 @@ def answer_saliency(
         "attention_mask": attention_mask,
         "position_ids": (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0),
     }
-    with deterministic_mode(model, leaf):
+    with evaluating(model):
         scores_BS = position_scores(
             model,
             inputs,
@@ -186,6 +226,7 @@ def answer_saliency(
             labels_N=input_ids[:, prompt_length:][answer_BT],
             temperature_N=temperature_B[:, None].expand_as(answer_BT)[answer_BT],
             leaf=leaf,
+            recompute=lambda: model.is_gradient_checkpointing,
         )
     first = prompt_length - 1 if alignment == "predictor" else prompt_length
     return scores_BS[:, first : first + response_length]

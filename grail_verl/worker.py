@@ -131,9 +131,9 @@ class GrailTrainingWorker(TrainingWorker):
         scores = saliency_pass(
             self.engine,
             rows,
-            Budget(  # the update's own: what fits there fits here, with a backward pass
-                tokens=setting("max_token_len_per_gpu") if dynamic else None,
-                rows=None if dynamic else setting("micro_batch_size_per_gpu"),
+            Budget(  # of log-prob passes, whose logits take more than all that is kept here
+                tokens=self.engine_config.infer_max_token_len_per_gpu if dynamic else None,
+                rows=None if dynamic else self.engine_config.infer_micro_batch_size_per_gpu,
                 packed=packed,
             ),
             {

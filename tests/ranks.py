@@ -1,4 +1,4 @@
-"""Runs a function on several gloo ranks, each with a real verl actor worker built from verl's own config."""
+"""Runs a function on several ranks, each with a real verl actor worker built from verl's own config."""
 
 import os
 import socket
@@ -11,8 +11,10 @@ TIMEOUT_S = 600
 
 
 def actor_config(policy: str, *overrides: str):
-    """verl's composed `actor_rollout_ref` section, as main_ppo hands it to the workers."""
+    """verl's composed `actor_rollout_ref` section, as main_ppo hands it to the workers, with the CPU preset on
+    a CPU."""
     from hydra import compose, initialize_config_module
+    from verl.utils.device import get_device_name
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
@@ -20,7 +22,7 @@ def actor_config(policy: str, *overrides: str):
         config = compose(
             "ppo_trainer",
             [
-                "+grail=cpu",
+                *(["+grail=cpu"] if get_device_name() == "cpu" else []),
                 f"actor_rollout_ref.model.path={policy}",
                 "actor_rollout_ref.actor.optim.lr=1e-3",
                 "actor_rollout_ref.actor.optim.total_training_steps=10",
@@ -53,8 +55,8 @@ def full_parameters(worker) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in named}
 
 
-def on_ranks(function, world_size: int, *args) -> list:
-    """What function(rank, *args) returns on each of world_size gloo ranks.
+def on_ranks(function, world_size: int, *args, threads: int = 1) -> list:
+    """What function(rank, *args) returns on each of world_size ranks, each on so many CPU threads.
 
     Raises:
         RuntimeError: a rank failed; holds its traceback.
@@ -66,7 +68,7 @@ def on_ranks(function, world_size: int, *args) -> list:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [
-        context.Process(target=_run, args=(function, rank, world_size, port, results, args), daemon=True)
+        context.Process(target=_run, args=(function, rank, world_size, port, threads, results, args), daemon=True)
         for rank in range(world_size)
     ]
     for process in processes:
@@ -89,17 +91,17 @@ def on_ranks(function, world_size: int, *args) -> list:
             process.kill()
 
 
-def _run(function, rank, world_size, port, results, args):
+def _run(function, rank, world_size, port, threads, results, args):
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE=str(world_size),
-        LOCAL_RANK="0",
+        LOCAL_RANK=str(rank),
         LOCAL_WORLD_SIZE=str(world_size),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
-        OMP_NUM_THREADS="1",
+        OMP_NUM_THREADS=str(threads),
     )
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     try:
         results.put((rank, function(rank, *args), None))
     except BaseException:

@@ -115,16 +115,23 @@ def test_gradient_checkpointing_and_dropout_change_nothing(batch, leaf):
         layer.self_attn.attention_dropout = 0.5
     model.train().gradient_checkpointing_enable({"use_reentrant": False})
     model.model.layers[1].eval()  # a mode of its own, to be found again
-    runs = []
-    handle = model.model.layers[3].self_attn.register_forward_hook(lambda *_: runs.append(1))
+    runs = [0] * 4
+    handles = []
+    for index, layer in enumerate(model.model.layers):
+
+        def count(*_, index=index):
+            runs[index] += 1
+
+        handles.append(layer.self_attn.register_forward_hook(count))
     before = tiny.traces(model)
     torch.testing.assert_close(
         answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask, leaf=leaf), plain
     )
     assert tiny.traces(model) == before
-    handle.remove()
-    # The block before the leaf "last" needs no gradient; every block behind a leaf is computed twice.
-    assert len(runs) == 2
+    for handle in handles:
+        handle.remove()
+    # Up to the leaf nothing is kept for a backward pass; the last block's activations are needed at once.
+    assert runs == {"embeddings": [2, 2, 2, 1], "first": [1, 2, 2, 1], "middle": [1, 1, 2, 1], "last": [1] * 4}[leaf]
 
 
 def test_a_pass_that_fails_leaves_nothing_behind(batch):

@@ -17,6 +17,7 @@ from grail_verl.weights import token_weights
 PADDED = "actor_rollout_ref.model.use_remove_padding=False"
 CHECKPOINTED = "actor_rollout_ref.model.enable_gradient_checkpointing=True"
 PLAIN = "actor_rollout_ref.model.enable_gradient_checkpointing=False"
+NOT_RESHARDED = "actor_rollout_ref.actor.fsdp_config.reshard_after_forward=False"
 FUSED = [
     "actor_rollout_ref.model.use_fused_kernels=True",
     "actor_rollout_ref.model.fused_kernel_options.impl_backend=torch",
@@ -36,6 +37,9 @@ CASES = {
     "fsdp padded, by rows": ("tied", "fsdp", {"leaf": "last", "statistics": "reasoning"}, [PADDED, *BY_ROWS]),
     "fsdp2 packed": ("untied", "fsdp2", {"rollouts": "all"}, [CHECKPOINTED]),
     "fsdp2 packed, block": ("tied", "fsdp2", {"leaf": "first", "occurrence": "first"}, [CHECKPOINTED]),
+    # Blocks before the leaf have no backward pass after which FSDP2 would free them.
+    "fsdp2 packed, last block, not resharded": ("untied", "fsdp2", {"leaf": "last"}, [NOT_RESHARDED]),
+    "fsdp padded, middle block, not resharded": ("tied", "fsdp", {"leaf": "middle"}, [PADDED, NOT_RESHARDED]),
     "fsdp packed, bf16": ("tied", "fsdp", {}, [CHECKPOINTED, *BF16]),
     "fsdp2 padded, bf16": ("untied", "fsdp2", {}, [CHECKPOINTED, PADDED, *BF16]),
     "fsdp2 padded": ("tied", "fsdp2", {"rollouts": "correct"}, [PADDED, PLAIN]),

@@ -61,18 +61,23 @@ def save_policy(folder, **options) -> None:
 
 
 def rollout_batch(
-    responses: list[list[int]], advantages: list[float], masks: list[list[int]] | None = None, seed: int = 0, **extra
+    responses: list[list[int]],
+    advantages: list[float],
+    masks: list[list[int]] | None = None,
+    seed: int = 0,
+    prompt_lengths: tuple[int, int] = (2, 8),
+    **extra,
 ) -> TensorDict:
     """A rollout batch as verl's V1 trainer hands it to the actor's `train_mini_batch` (nested, jagged).
 
-    Prompts are random and of different lengths; `extra` are non-tensor entries besides the usual ones.
+    Prompts are random, of lengths between the two given; `extra` are non-tensor entries besides the usual ones.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, list] = {name: [] for name in (
         "prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask", "advantages", "old_log_probs"
     )}
     for index, response in enumerate(responses):
-        length = int(torch.randint(2, 9, (1,), generator=generator))
+        length = int(torch.randint(prompt_lengths[0], prompt_lengths[1] + 1, (1,), generator=generator))
         prompt = torch.randint(2, 250, (length,), generator=generator)
         response = torch.tensor(response, dtype=torch.long)
         mask = torch.tensor([1] * len(response) if masks is None else masks[index], dtype=torch.long)

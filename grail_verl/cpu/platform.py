@@ -9,6 +9,7 @@ import resource
 from contextlib import contextmanager
 from types import ModuleType
 
+import psutil
 import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 
@@ -17,7 +18,7 @@ class HostDevice(ModuleType):
     """`torch.cpu`, and beside it the functions of `torch.cuda` that verl calls without asking.
 
     Memory is counted in bytes. A process has no allocator statistics on the host, so "allocated" and
-    "reserved" are both the peak of its resident memory, which is what verl's perf/max_memory_* then show.
+    "reserved" are both its resident memory.
     """
 
     def __getattr__(self, name):
@@ -30,7 +31,10 @@ class HostDevice(ModuleType):
     def max_memory_allocated(self, device=None) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    memory_allocated = memory_reserved = max_memory_reserved = max_memory_allocated
+    def memory_allocated(self, device=None) -> int:
+        return psutil.Process().memory_info().rss
+
+    max_memory_reserved, memory_reserved = max_memory_allocated, memory_allocated
 
     def mem_get_info(self, device=None) -> tuple[int, int]:
         page = os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,328 @@
+"""What GRAIL adds to an update: verl's real FSDP actor worker, one rollout batch, three procedures in turn.
+
+Built from verl's own config: a Qwen3 of the given dimensions with random weights. In each round, one after the
+other: verl's GRPO update; the same with GRAIL's hook; the same with the published procedure, a full forward and
+backward with logits at every position, for every response, in every update iteration; and the floor, one forward
+and one input-gradient backward of exactly the hook's tokens through the bare model. Figures are medians over the
+rounds; the last line is one JSON object:
+
+    update_ratio_1, update_ratio_N    update with GRAIL / GRPO's, for 1 and for N iterations over the batch
+    cost_vs_published_N               the hook, whole, once / the published procedure, N iterations
+    peak_memory_ratio                 peak of the hook / peak of the update, above what lies in memory before
+    vs_floor                          the hook's saliency pass / the floor
+    no_pass_ms                        the hook where no response needs a pass
+
+    python benchmarks/saliency_cost.py              # 31 M parameters, on two cores; --help for other cases
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    whole = dict(type=int, metavar="N")
+    parser.add_argument("--hidden", default=384, **whole)
+    parser.add_argument("--intermediate", default=1152, **whole)
+    parser.add_argument("--layers", default=7, **whole)
+    parser.add_argument("--heads", default=6, **whole)
+    parser.add_argument("--kv-heads", default=2, **whole)
+    parser.add_argument("--head-dim", default=64, **whole)
+    parser.add_argument("--vocabulary", default=49_152, **whole)
+    parser.add_argument("--rows", default=8, help="responses on each rank", **whole)
+    parser.add_argument("--prompt", default=64, help="tokens", **whole)
+    parser.add_argument("--response", default=448, help="tokens", **whole)
+    parser.add_argument("--share", type=float, default=0.5, help="of the responses that are reweighted")
+    parser.add_argument("--answer-at", type=float, default=0.97, help="where the answer ends, of the response")
+    parser.add_argument("--tokens-per-gpu", default=2048, help="budget of a micro-batch", **whole)
+    parser.add_argument("--iterations", default=4, help="update iterations over the batch", **whole)
+    parser.add_argument("--rounds", default=3, **whole)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--strategy", choices=("fsdp", "fsdp2"), default="fsdp2")
+    parser.add_argument("--ranks", default=1, **whole)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--packed", action="store_true", help="verl's use_remove_padding")
+    parser.add_argument("--keep-activations", action="store_true", help="no gradient checkpointing in the update")
+    parser.add_argument("--attention", default="sdpa", help="transformers' attn_implementation")
+    return parser.parse_args()
+
+
+def overrides(case) -> list[str]:
+    actor = "actor_rollout_ref.actor"
+    return [
+        "algorithm.adv_estimator=grail",
+        f"{actor}.strategy={case.strategy}",
+        f"{actor}.fsdp_config.mixed_precision.param_dtype={case.precision}",
+        f"{actor}.ppo_max_token_len_per_gpu={case.tokens_per_gpu}",
+        f"actor_rollout_ref.model.use_remove_padding={case.packed}",
+        f"actor_rollout_ref.model.enable_gradient_checkpointing={not case.keep_activations}",
+        f"++actor_rollout_ref.model.override_config.attn_implementation={case.attention}",
+    ]
+
+
+def save_policy(case, folder: str) -> None:
+    import tiny
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    config = Qwen3Config(
+        vocab_size=case.vocabulary,
+        hidden_size=case.hidden,
+        intermediate_size=case.intermediate,
+        num_hidden_layers=case.layers,
+        num_attention_heads=case.heads,
+        num_key_value_heads=case.kv_heads,
+        head_dim=case.head_dim,
+        tie_word_embeddings=True,
+        max_position_embeddings=case.prompt + case.response,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+
+
+def rollout(case, rank: int, iterations: int, *, answered: bool = True):
+    import tiny
+    import torch
+
+    tokenizer = tiny.tokenizer()
+    digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))
+    answer = tokenizer.encode(r" \boxed{42}")
+    end = int(case.response * case.answer_at)
+    generator = torch.Generator().manual_seed(rank)
+    responses = []
+    for _ in range(case.rows):
+        response = digits[torch.randint(0, 10, (case.response,), generator=generator)].tolist()
+        if answered:
+            response[end - len(answer) : end] = answer
+        responses.append(response)
+    wrong = round(case.rows * case.share)
+    return tiny.rollout_batch(
+        responses,
+        [-1.0] * wrong + [1.0] * (case.rows - wrong),
+        seed=rank,
+        prompt_lengths=(case.prompt, case.prompt),
+        mini_batch_size=case.rows * case.ranks,
+        epochs=iterations,
+    )
+
+
+def published_pass(worker, mini_batch) -> None:
+    """METHOD's account of the official code: every response, logits at every position. The log-probs are
+    verl's own kernel's, the micro-batches those of verl's update."""
+    import torch
+    from verl.utils import tensordict_utils as tu
+    from verl.utils.device import get_device_id, get_device_name
+    from verl.workers.engine.utils import prepare_micro_batches
+
+    from grail_verl.answer import AnswerLocator
+
+    engine, locator = worker.engine, AnswerLocator(worker.model_config.tokenizer)
+    tu.assign_non_tensor(
+        mini_batch, use_dynamic_bsz=True, max_token_len_per_gpu=worker.engine_config.max_token_len_per_gpu
+    )
+    micro_batches, _ = prepare_micro_batches(mini_batch, dp_group=engine.get_data_parallel_group())
+    for micro_batch in micro_batches:
+        micro_batch = micro_batch.to(get_device_id())
+        tu.assign_non_tensor(micro_batch, use_remove_padding=worker.engine_config.use_remove_padding)
+        inputs, arguments = engine.prepare_model_inputs(micro_batch)
+        masks = []
+        for ids, response in zip(micro_batch["input_ids"].unbind(), micro_batch["responses"].unbind(), strict=True):
+            span = locator.locate(response.tolist())
+            mask = torch.zeros(len(ids), device=ids.device)
+            first = len(ids) - len(response) - 1
+            mask[first + span.start : first + span.end] = 1
+            masks.append(mask)
+        leaves = []
+
+        def cut(module, args, output, leaves=leaves):
+            leaves.append(output.detach().requires_grad_())
+            return leaves[-1]
+
+        handle = engine.module.get_input_embeddings().register_forward_hook(cut)
+        with torch.autocast(get_device_name(), torch.bfloat16, enabled=engine._autocast_dtype == torch.bfloat16):
+            output = engine.module(**inputs, use_cache=False)
+            log_probs = engine.prepare_model_outputs(output, arguments, micro_batch, None)["log_probs"].values()
+        (gradient,) = torch.autograd.grad(-(log_probs * torch.cat(masks)).sum(), leaves)
+        (gradient.float() * leaves[0].float()).norm(dim=-1)
+        handle.remove()
+
+
+def floor(model, worker, case, batch) -> None:
+    """The same rows, budget and precision as the hook's, on the bare model: parameters frozen, the head on
+    the positions that predict the answer."""
+    import torch
+    from verl.utils.device import get_device_name
+
+    from grail_verl.answer import AnswerLocator
+    from grail_verl.engine_pass import pack
+
+    rows = []
+    locator = AnswerLocator(worker.model_config.tokenizer)
+    for ids, response, advantage in zip(
+        batch["input_ids"].unbind(), batch["responses"].unbind(), batch["advantages"].unbind(), strict=True
+    ):
+        if advantage[0] < 0:
+            span = locator.locate(response.tolist())
+            rows.append(ids[: len(ids) - len(response) + span.end])
+    answer = span.end - span.start  # rows of one length and one answer
+    rows_at_once = max(1, case.tokens_per_gpu // len(rows[0]))
+    for first in range(0, len(rows), rows_at_once):
+        ids = torch.stack(rows[first : first + rows_at_once]).to(model.device)
+        embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
+        with torch.autocast(get_device_name(), torch.bfloat16, enabled=case.precision == "bf16"):
+            hidden = model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+            logits = model.lm_head(hidden[:, -answer - 1 : -1]).float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, -answer:].flatten(), reduction="sum")
+        torch.autograd.grad(loss, embeddings)
+
+
+class Memory:
+    """Peak of the memory in use during a block, above what was in use before it, in bytes."""
+
+    def __init__(self, device: str):
+        self.device = device
+
+    def __enter__(self):
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (proc(5))
+            self.before = self._status("VmRSS")
+        return self
+
+    def __exit__(self, *_):
+        import torch
+
+        peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else self._status("VmHWM")
+        self.peak = peak - self.before
+
+    @staticmethod
+    def _status(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def seconds(work, *args) -> float:
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    dist.barrier()
+    began = time.perf_counter()
+    work(*args)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    dist.barrier()
+    return time.perf_counter() - began
+
+
+@contextmanager
+def timed(instance, name: str):
+    """Wraps a method of an instance for the duration; hands out the list of the seconds of its calls."""
+    method, found = getattr(instance, name), []
+
+    def wrapper(*args):
+        results = []
+        found.append(seconds(lambda: results.append(method(*args))))
+        return results[0]
+
+    setattr(instance, name, wrapper)
+    try:
+        yield found
+    finally:
+        delattr(instance, name)
+
+
+def measure(rank: int, case, folder: str) -> dict:
+    import ranks
+    import torch
+    from transformers import AutoModelForCausalLM
+    from verl.workers.engine_workers import TrainingWorker
+
+    torch.manual_seed(rank)
+    worker = ranks.actor(folder, *overrides(case))
+    dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
+    bare = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=case.attention)
+    bare.to(case.device).eval().requires_grad_(False)
+    samples: dict[str, list[float]] = {}
+
+    def grpo(iterations):
+        return seconds(TrainingWorker.train_mini_batch, worker, rollout(case, rank, iterations))
+
+    def grail(iterations):
+        with timed(worker, "reweight_advantages") as hook:
+            whole = seconds(worker.train_mini_batch, rollout(case, rank, iterations))
+        samples.setdefault("hook", []).extend(hook)
+        return whole
+
+    def published(iterations):
+        train_batch = worker.train_batch
+        extra = []
+
+        def with_pass(data):
+            extra.append(seconds(published_pass, worker, data))
+            return train_batch(data)
+
+        worker.train_batch = with_pass
+        try:
+            whole = grpo(iterations)
+        finally:
+            del worker.train_batch
+        samples.setdefault(f"published {iterations}", []).append(sum(extra))
+        return whole
+
+    def saliency_pass():
+        return worker.reweight_advantages(rollout(case, rank, 1))["grail/saliency_seconds"]
+
+    legs = {
+        "GRPO 1": lambda: grpo(1),
+        "GRAIL 1": lambda: grail(1),
+        f"GRPO {case.iterations}": lambda: grpo(case.iterations),
+        f"GRAIL {case.iterations}": lambda: grail(case.iterations),
+        f"whole published {case.iterations}": lambda: published(case.iterations),
+        "pass": saliency_pass,
+        "floor": lambda: seconds(floor, bare, worker, case, rollout(case, rank, 1)),
+        "no pass": lambda: seconds(worker.reweight_advantages, rollout(case, rank, 1, answered=False)),
+    }
+    grpo(1)  # the optimizer's state and every cache are there
+    for leg in ("pass", "floor", "no pass"):
+        legs[leg]()
+    for _ in range(case.rounds):
+        for name, leg in legs.items():
+            samples.setdefault(name, []).append(leg())
+            print(rank, name, samples[name][-1], flush=True)
+    return samples
+
+
+def main() -> None:
+    case = arguments()
+    os.environ["VERL_PLATFORM"] = {"cpu": "cpu", "cuda": "nvidia"}[case.device]
+    import ranks
+
+    threads = max(1, (os.cpu_count() or 1) // case.ranks)
+    with tempfile.TemporaryDirectory() as folder:
+        save_policy(case, folder)
+        found = ranks.on_ranks(measure, case.ranks, case, folder, threads=threads)[0]
+    for k, v in found.items():
+        print(k, [round(x, 3) for x in v], round(statistics.median(v), 3))
+
+
+if __name__ == "__main__":
+    main()
