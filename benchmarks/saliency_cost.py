@@ -1,16 +1,17 @@
 """What GRAIL adds to an update: verl's real FSDP actor worker, one rollout batch, three procedures in turn.
 
-Built from verl's own config: a Qwen3 of the given dimensions with random weights. In each round, one after the
-other: verl's GRPO update; the same with GRAIL's hook; the same with the published procedure, a full forward and
-backward with logits at every position, for every response, in every update iteration; and the floor, one forward
-and one input-gradient backward of exactly the hook's tokens through the bare model. Figures are medians over the
-rounds; the last line is one JSON object:
+Built from verl's own config: a Qwen3 of the given dimensions with random weights. In turn, and again: N iterations
+of verl's GRPO update; the same with GRAIL's hook in front; the same with the published procedure, a full forward
+and backward with logits at every position, for every response, in every iteration. Between them the parts: the
+hook's saliency pass; the floor, one forward and one input-gradient backward of exactly its tokens through the bare
+model; the hook where no response needs a pass. Medians of all samples make the table and, on the last line, one
+JSON object:
 
-    update_ratio_1, update_ratio_N    update with GRAIL / GRPO's, for 1 and for N iterations over the batch
-    cost_vs_published_N               the hook, whole, once / the published procedure, N iterations
-    peak_memory_ratio                 peak of the hook / peak of the update, above what lies in memory before
-    vs_floor                          the hook's saliency pass / the floor
-    no_pass_ms                        the hook where no response needs a pass
+    update_ratio_1, update_ratio_N   update with GRAIL / GRPO's, for 1 and for N iterations over the batch
+    cost_vs_published_N              the hook, whole, once / the published procedure's N passes
+    peak_memory_ratio                peak of the hook / peak of the update, above what lies in memory before
+    vs_floor                         the hook's saliency pass / the floor
+    no_pass_ms                       the hook where no response needs a pass
 
     python benchmarks/saliency_cost.py              # 31 M parameters, on two cores; --help for other cases
 """
@@ -22,9 +23,12 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from unittest import mock
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -48,7 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--answer-at", type=float, default=0.97, help="where the answer ends, of the response")
     parser.add_argument("--tokens-per-gpu", default=2048, help="budget of a micro-batch", **whole)
     parser.add_argument("--iterations", default=4, help="update iterations over the batch", **whole)
-    parser.add_argument("--rounds", default=3, **whole)
+    parser.add_argument("--rounds", default=2, **whole)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--strategy", choices=("fsdp", "fsdp2"), default="fsdp2")
     parser.add_argument("--ranks", default=1, **whole)
@@ -167,7 +171,6 @@ def floor(model, worker, case, batch) -> None:
     from verl.utils.device import get_device_name
 
     from grail_verl.answer import AnswerLocator
-    from grail_verl.engine_pass import pack
 
     rows = []
     locator = AnswerLocator(worker.model_config.tokenizer)
@@ -234,26 +237,31 @@ def seconds(work, *args) -> float:
 
 
 @contextmanager
-def timed(instance, name: str):
-    """Wraps a method of an instance for the duration; hands out the list of the seconds of its calls."""
-    method, found = getattr(instance, name), []
+def timed(instance, name: str, before: Callable | None = None):
+    """Times every call of an instance's method meanwhile; hands out the seconds, of `before`, which is called
+    first with the same arguments, and of the method."""
+    method, of_before, of_method = getattr(instance, name), [], []
 
     def wrapper(*args):
+        if before is not None:
+            of_before.append(seconds(before, *args))
         results = []
-        found.append(seconds(lambda: results.append(method(*args))))
+        of_method.append(seconds(lambda: results.append(method(*args))))
         return results[0]
 
     setattr(instance, name, wrapper)
     try:
-        yield found
+        yield of_before, of_method
     finally:
         delattr(instance, name)
 
 
 def measure(rank: int, case, folder: str) -> dict:
+    """Samples of every quantity, in seconds, and the two peaks, in bytes."""
     import ranks
     import torch
     from transformers import AutoModelForCausalLM
+    from verl.utils.device import get_torch_device
     from verl.workers.engine_workers import TrainingWorker
 
     torch.manual_seed(rank)
@@ -261,54 +269,51 @@ def measure(rank: int, case, folder: str) -> dict:
     dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
     bare = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=case.attention)
     bare.to(case.device).eval().requires_grad_(False)
-    samples: dict[str, list[float]] = {}
+    samples = defaultdict(list)
+
+    def batch(iterations=1, **options):
+        return rollout(case, rank, iterations, **options)
 
     def grpo(iterations):
-        return seconds(TrainingWorker.train_mini_batch, worker, rollout(case, rank, iterations))
+        with timed(worker, "train_batch") as (_, iteration):
+            TrainingWorker.train_mini_batch(worker, batch(iterations))
+        samples["GRPO iteration"] += iteration
 
     def grail(iterations):
-        with timed(worker, "reweight_advantages") as hook:
-            whole = seconds(worker.train_mini_batch, rollout(case, rank, iterations))
-        samples.setdefault("hook", []).extend(hook)
-        return whole
+        with (
+            timed(worker, "train_batch") as (_, iteration),
+            timed(worker, "reweight_advantages") as (_, hook),
+        ):
+            worker.train_mini_batch(batch(iterations))
+        samples["GRAIL iteration"] += iteration
+        samples["hook"] += hook
 
     def published(iterations):
-        train_batch = worker.train_batch
-        extra = []
+        with timed(worker, "train_batch", before=partial(published_pass, worker)) as (published, _):
+            TrainingWorker.train_mini_batch(worker, batch(iterations))
+        samples["published pass"] += published
 
-        def with_pass(data):
-            extra.append(seconds(published_pass, worker, data))
-            return train_batch(data)
+    def parts():
+        samples["pass"].append(worker.reweight_advantages(batch())["grail/saliency_seconds"])
+        samples["floor"].append(seconds(floor, bare, worker, case, batch()))
+        samples["no pass"].append(seconds(worker.reweight_advantages, batch(answered=False)))
 
-        worker.train_batch = with_pass
-        try:
-            whole = grpo(iterations)
-        finally:
-            del worker.train_batch
-        samples.setdefault(f"published {iterations}", []).append(sum(extra))
-        return whole
-
-    def saliency_pass():
-        return worker.reweight_advantages(rollout(case, rank, 1))["grail/saliency_seconds"]
-
-    legs = {
-        "GRPO 1": lambda: grpo(1),
-        "GRAIL 1": lambda: grail(1),
-        f"GRPO {case.iterations}": lambda: grpo(case.iterations),
-        f"GRAIL {case.iterations}": lambda: grail(case.iterations),
-        f"whole published {case.iterations}": lambda: published(case.iterations),
-        "pass": saliency_pass,
-        "floor": lambda: seconds(floor, bare, worker, case, rollout(case, rank, 1)),
-        "no pass": lambda: seconds(worker.reweight_advantages, rollout(case, rank, 1, answered=False)),
-    }
-    grpo(1)  # the optimizer's state and every cache are there
-    for leg in ("pass", "floor", "no pass"):
-        legs[leg]()
+    grpo(1)  # from here on the optimizer has its state
+    parts()
+    samples.clear()
     for _ in range(case.rounds):
-        for name, leg in legs.items():
-            samples.setdefault(name, []).append(leg())
-            print(rank, name, samples[name][-1], flush=True)
-    return samples
+        for leg in (grpo, grail, published):
+            leg(case.iterations)
+            parts()
+            parts()
+
+    device = get_torch_device()
+    held = device.max_memory_allocated()
+    with Memory(case.device) as of_update:
+        grpo(1)
+    with mock.patch.object(device, "max_memory_allocated", lambda: held), Memory(case.device) as of_pass:
+        worker.reweight_advantages(batch())
+    return {**samples, "memory": (of_update.peak, of_pass.peak)}
 
 
 def main() -> None:
@@ -319,9 +324,24 @@ def main() -> None:
     threads = max(1, (os.cpu_count() or 1) // case.ranks)
     with tempfile.TemporaryDirectory() as folder:
         save_policy(case, folder)
-        found = ranks.on_ranks(measure, case.ranks, case, folder, threads=threads)[0]
-    for k, v in found.items():
-        print(k, [round(x, 3) for x in v], round(statistics.median(v), 3))
+        samples = ranks.on_ranks(measure, case.ranks, case, folder, threads=threads)[0]
+    update_peak, pass_peak = samples.pop("memory")
+    print(f"{'':18}median    least    most  samples")
+    for name, found in samples.items():
+        print(f"{name:15}{statistics.median(found):9.3f}{min(found):9.3f}{max(found):8.3f}{len(found):9}")
+    print(f"peak memory above what lay there: update {update_peak / 2**20:,.0f} MiB, hook {pass_peak / 2**20:,.0f} MiB")
+
+    of = {name: statistics.median(found) for name, found in samples.items()}
+    n = case.iterations
+    ratios = {
+        f"update_ratio_{count}": (of["hook"] + count * of["GRAIL iteration"]) / (count * of["GRPO iteration"])
+        for count in sorted({1, n})
+    }
+    ratios[f"cost_vs_published_{n}"] = of["hook"] / (n * of["published pass"])
+    ratios["peak_memory_ratio"] = pass_peak / update_peak
+    ratios["vs_floor"] = of["pass"] / of["floor"]
+    ratios["no_pass_ms"] = 1000 * of["no pass"]
+    print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
 
 
 if __name__ == "__main__":

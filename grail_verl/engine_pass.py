@@ -55,13 +55,17 @@ class Budget:
 
 
 def pack(lengths: list[int], budget: Budget) -> list[list[int]]:
-    """Indices of the rows of each micro-batch, longest first, so that padding and gaps stay small. A row
-    over the budget gets a micro-batch of its own."""
+    """Indices of the rows of each micro-batch. Longest first: packed, a row goes where there is room left;
+    padded, beside the rows next in length. A row over the budget gets a micro-batch of its own."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not batches or not budget.fits([lengths[i] for i in (*batches[-1], index)]):
-            batches.append([])
-        batches[-1].append(index)
+        open_batches = batches if budget.packed else batches[-1:]
+        for batch in open_batches:
+            if budget.fits([lengths[i] for i in (*batch, index)]):
+                batch.append(index)
+                break
+        else:
+            batches.append([index])
     return batches
 
 

@@ -46,7 +46,7 @@ def weight_metrics(
     rows_B = valid_BT.any(dim=-1)
     matter_BT = valid_BT & (advantages != 0)
     scored_BT = scored & matter_BT
-    weights_N = weights[matter_BT].double()
+    weights_N, sizes_N = weights[matter_BT].double(), advantages[matter_BT].double().abs()
     sums = torch.stack(
         [
             rows_B.sum(),
@@ -59,8 +59,8 @@ def weight_metrics(
             scored_BT.sum(),
             (scored_BT & (weights <= config.w_min)).sum(),
             (scored_BT & (weights >= config.w_max)).sum(),
-            (advantages[valid_BT].double().abs() * weights[valid_BT].double()).sum(),
-            advantages[valid_BT].double().abs().sum(),
+            (weights_N * sizes_N).sum(),
+            sizes_N.sum(),
         ]
     ).double()
     some = weights_N.numel() > 0

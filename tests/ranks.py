@@ -14,9 +14,9 @@ def actor_config(policy: str, *overrides: str):
     """verl's composed `actor_rollout_ref` section, as main_ppo hands it to the workers, with the CPU preset on
     a CPU."""
     from hydra import compose, initialize_config_module
-    from verl.utils.device import get_device_name
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
+    from verl.utils.device import get_device_name
 
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose(
