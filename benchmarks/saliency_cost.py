@@ -1,14 +1,14 @@
 """What GRAIL adds to an update: verl's real FSDP actor worker, one rollout batch, three procedures in turn.
 
-Built from verl's own config: a Qwen3 of the given dimensions with random weights. In turn, and again: N iterations
-of verl's GRPO update; the same with GRAIL's hook in front; the same with the published procedure, a full forward
-and backward with logits at every position, for every response, in every iteration. Between them the parts: the
-hook's saliency pass; the floor, one forward and one input-gradient backward of exactly its tokens through the bare
-model; the hook where no response needs a pass. Medians of all samples make the table and, on the last line, one
-JSON object:
+Built from verl's own config: a Qwen3 of the given dimensions with random weights. In turn, in every round: an
+iteration of verl's GRPO update over the batch; the same after GRAIL's hook; the same after the published procedure,
+a full forward and backward of every response with logits at every position; then the floor, one forward and one
+input-gradient backward of exactly the hook's tokens through the bare model, and the hook where no response needs a
+pass. The table shows every part. Medians make the ratios on the last line, one JSON object; the iteration is
+verl's own code three times, so its median is over all three:
 
-    update_ratio_1, update_ratio_N   update with GRAIL / GRPO's, for 1 and for N iterations over the batch
-    cost_vs_published_N              the hook, whole, once / the published procedure's N passes
+    update_ratio_1, update_ratio_N   (hook + N iterations) / N iterations
+    cost_vs_published_N              the hook, once / the published procedure, N times
     peak_memory_ratio                peak of the hook / peak of the update, above what lies in memory before
     vs_floor                         the hook's saliency pass / the floor
     no_pass_ms                       the hook where no response needs a pass
@@ -17,6 +17,8 @@ JSON object:
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import statistics
@@ -24,8 +26,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -51,8 +51,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--share", type=float, default=0.5, help="of the responses that are reweighted")
     parser.add_argument("--answer-at", type=float, default=0.97, help="where the answer ends, of the response")
     parser.add_argument("--tokens-per-gpu", default=2048, help="budget of a micro-batch", **whole)
-    parser.add_argument("--iterations", default=4, help="update iterations over the batch", **whole)
-    parser.add_argument("--rounds", default=2, **whole)
+    parser.add_argument("--iterations", default=4, help="update iterations of the ratios", **whole)
+    parser.add_argument("--rounds", default=6, **whole)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--strategy", choices=("fsdp", "fsdp2"), default="fsdp2")
     parser.add_argument("--ranks", default=1, **whole)
@@ -97,7 +97,7 @@ def save_policy(case, folder: str) -> None:
     tiny.tokenizer().save_pretrained(folder)
 
 
-def rollout(case, rank: int, iterations: int, *, answered: bool = True):
+def rollout(case, rank: int, *, answered: bool = True):
     import tiny
     import torch
 
@@ -119,7 +119,6 @@ def rollout(case, rank: int, iterations: int, *, answered: bool = True):
         seed=rank,
         prompt_lengths=(case.prompt, case.prompt),
         mini_batch_size=case.rows * case.ranks,
-        epochs=iterations,
     )
 
 
@@ -187,8 +186,8 @@ def floor(model, worker, case, batch) -> None:
         embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
         with torch.autocast(get_device_name(), torch.bfloat16, enabled=case.precision == "bf16"):
             hidden = model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-            logits = model.lm_head(hidden[:, -answer - 1 : -1]).float()
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, -answer:].flatten(), reduction="sum")
+            logits = model.lm_head(hidden[:, -answer - 1 : -1].flatten(0, 1)).float()
+        loss = torch.nn.functional.cross_entropy(logits, ids[:, -answer:].flatten(), reduction="sum")
         torch.autograd.grad(loss, embeddings)
 
 
@@ -205,7 +204,9 @@ class Memory:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (proc(5))
+            gc.collect()
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what is free but kept counts as used before
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
             self.before = self._status("VmRSS")
         return self
 
@@ -221,39 +222,18 @@ class Memory:
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def seconds(work, *args) -> float:
-    import torch
+def seconds(work) -> float:
+    """Wall time until every rank is done."""
     import torch.distributed as dist
+    from verl.utils.device import get_torch_device
 
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    get_torch_device().synchronize()
     dist.barrier()
     began = time.perf_counter()
-    work(*args)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    work()
+    get_torch_device().synchronize()
     dist.barrier()
     return time.perf_counter() - began
-
-
-@contextmanager
-def timed(instance, name: str, before: Callable | None = None):
-    """Times every call of an instance's method meanwhile; hands out the seconds, of `before`, which is called
-    first with the same arguments, and of the method."""
-    method, of_before, of_method = getattr(instance, name), [], []
-
-    def wrapper(*args):
-        if before is not None:
-            of_before.append(seconds(before, *args))
-        results = []
-        of_method.append(seconds(lambda: results.append(method(*args))))
-        return results[0]
-
-    setattr(instance, name, wrapper)
-    try:
-        yield of_before, of_method
-    finally:
-        delattr(instance, name)
 
 
 def measure(rank: int, case, folder: str) -> dict:
@@ -271,49 +251,33 @@ def measure(rank: int, case, folder: str) -> dict:
     bare.to(case.device).eval().requires_grad_(False)
     samples = defaultdict(list)
 
-    def batch(iterations=1, **options):
-        return rollout(case, rank, iterations, **options)
+    def timed(name, work, *args):
+        data = rollout(case, rank, **({"answered": False} if name == "no pass" else {}))
+        samples[name].append(seconds(lambda: work(*args, data)))
 
-    def grpo(iterations):
-        with timed(worker, "train_batch") as (_, iteration):
-            TrainingWorker.train_mini_batch(worker, batch(iterations))
-        samples["GRPO iteration"] += iteration
+    def hook(data):
+        samples["its pass"].append(worker.reweight_advantages(data)["grail/saliency_seconds"])
 
-    def grail(iterations):
-        with (
-            timed(worker, "train_batch") as (_, iteration),
-            timed(worker, "reweight_advantages") as (_, hook),
-        ):
-            worker.train_mini_batch(batch(iterations))
-        samples["GRAIL iteration"] += iteration
-        samples["hook"] += hook
+    def one_round():
+        for procedure, work in (("GRPO", None), ("GRAIL", hook), ("published", partial(published_pass, worker))):
+            if work is not None:
+                timed(procedure, work)
+            timed(f"iteration, {procedure}", TrainingWorker.train_mini_batch, worker)
+        timed("floor", floor, bare, worker, case)
+        timed("no pass", worker.reweight_advantages)
 
-    def published(iterations):
-        with timed(worker, "train_batch", before=partial(published_pass, worker)) as (published, _):
-            TrainingWorker.train_mini_batch(worker, batch(iterations))
-        samples["published pass"] += published
-
-    def parts():
-        samples["pass"].append(worker.reweight_advantages(batch())["grail/saliency_seconds"])
-        samples["floor"].append(seconds(floor, bare, worker, case, batch()))
-        samples["no pass"].append(seconds(worker.reweight_advantages, batch(answered=False)))
-
-    grpo(1)  # from here on the optimizer has its state
-    parts()
+    one_round()  # from here on the optimizer has its state
     samples.clear()
     for _ in range(case.rounds):
-        for leg in (grpo, grail, published):
-            leg(case.iterations)
-            parts()
-            parts()
+        one_round()
 
     device = get_torch_device()
-    held = device.max_memory_allocated()
+    held = device.max_memory_allocated()  # before `Memory` resets it: what the hook goes by
     with Memory(case.device) as of_update:
-        grpo(1)
-    with mock.patch.object(device, "max_memory_allocated", lambda: held), Memory(case.device) as of_pass:
-        worker.reweight_advantages(batch())
-    return {**samples, "memory": (of_update.peak, of_pass.peak)}
+        TrainingWorker.train_mini_batch(worker, rollout(case, rank))
+    with mock.patch.object(device, "max_memory_allocated", lambda: held), Memory(case.device) as of_hook:
+        worker.reweight_advantages(rollout(case, rank))
+    return {"seconds": dict(samples), "update": of_update.peak, "hook": of_hook.peak}
 
 
 def main() -> None:
@@ -324,22 +288,21 @@ def main() -> None:
     threads = max(1, (os.cpu_count() or 1) // case.ranks)
     with tempfile.TemporaryDirectory() as folder:
         save_policy(case, folder)
-        samples = ranks.on_ranks(measure, case.ranks, case, folder, threads=threads)[0]
-    update_peak, pass_peak = samples.pop("memory")
-    print(f"{'':18}median    least    most  samples")
-    for name, found in samples.items():
-        print(f"{name:15}{statistics.median(found):9.3f}{min(found):9.3f}{max(found):8.3f}{len(found):9}")
-    print(f"peak memory above what lay there: update {update_peak / 2**20:,.0f} MiB, hook {pass_peak / 2**20:,.0f} MiB")
+        found = ranks.on_ranks(measure, case.ranks, case, folder, threads=threads)[0]
+    samples = found["seconds"]
+    print(f"{'seconds':22}{'median':>9}{'least':>9}{'most':>9}   of {case.rounds}")
+    for name, sample in samples.items():
+        print(f"{name:22}{statistics.median(sample):9.3f}{min(sample):9.3f}{max(sample):9.3f}")
+    update, hook = found["update"], found["hook"]
+    print(f"peak memory, above what lay there: update {update / 2**20:.0f} MiB, hook {hook / 2**20:.0f} MiB")
 
-    of = {name: statistics.median(found) for name, found in samples.items()}
-    n = case.iterations
-    ratios = {
-        f"update_ratio_{count}": (of["hook"] + count * of["GRAIL iteration"]) / (count * of["GRPO iteration"])
-        for count in sorted({1, n})
-    }
-    ratios[f"cost_vs_published_{n}"] = of["hook"] / (n * of["published pass"])
-    ratios["peak_memory_ratio"] = pass_peak / update_peak
-    ratios["vs_floor"] = of["pass"] / of["floor"]
+    of = {name: statistics.median(sample) for name, sample in samples.items()}
+    iterations = (sample for name in samples if "iteration" in name for sample in samples[name])
+    iteration, n = statistics.median(iterations), case.iterations
+    ratios = {f"update_ratio_{count}": 1 + of["GRAIL"] / (count * iteration) for count in sorted({1, n})}
+    ratios[f"cost_vs_published_{n}"] = of["GRAIL"] / (n * of["published"])
+    ratios["peak_memory_ratio"] = hook / update
+    ratios["vs_floor"] = of["its pass"] / of["floor"]
     ratios["no_pass_ms"] = 1000 * of["no pass"]
     print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
 
