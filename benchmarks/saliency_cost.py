@@ -264,7 +264,8 @@ def measure(rank: int, case, folder: str) -> dict:
                 timed(procedure, work)
             timed(f"iteration, {procedure}", TrainingWorker.train_mini_batch, worker)
         timed("floor", floor, bare, worker, case)
-        timed("no pass", worker.reweight_advantages)
+        for _ in range(10):
+            timed("no pass", worker.reweight_advantages)
 
     one_round()  # from here on the optimizer has its state
     samples.clear()
@@ -292,7 +293,7 @@ def main() -> None:
     samples = found["seconds"]
     print(f"{'seconds':22}{'median':>9}{'least':>9}{'most':>9}   of {case.rounds}")
     for name, sample in samples.items():
-        print(f"{name:22}{statistics.median(sample):9.3f}{min(sample):9.3f}{max(sample):9.3f}")
+        print(f"{name:22}{statistics.median(sample):9.3f}{min(sample):9.3f}{max(sample):9.3f}{len(sample):10}")
     update, hook = found["update"], found["hook"]
     print(f"peak memory, above what lay there: update {update / 2**20:.0f} MiB, hook {hook / 2**20:.0f} MiB")
 

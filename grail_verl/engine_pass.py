@@ -41,11 +41,11 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class Budget:
-    """What fits into one micro-batch: tokens (padding included, if padded) or rows, the other one None."""
+    """What fits into one micro-batch: tokens (padding included, if padded) or rows, one of the two."""
 
-    tokens: int | None
-    rows: int | None
     packed: bool
+    tokens: int | None = None
+    rows: int | None = None
 
     def fits(self, lengths: list[int]) -> bool:
         if self.rows is not None:

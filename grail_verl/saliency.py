@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+LOSS_PART = 256  # answer tokens whose logits are held in float32 at once
+
 
 def leaf_module(model: nn.Module, leaf: str) -> nn.Module:
     """The module whose output is the leaf.
@@ -125,6 +127,17 @@ def _hooks(model: nn.Module, leaf: str, keep_BS: Tensor) -> Iterator[list[Tensor
         yield leaves
 
 
+def _negative_log_likelihood(logits_NV: Tensor, labels_N: Tensor, temperature_N: Tensor) -> Tensor:
+    """Summed over the answer's tokens. In float32 a part at a time, forward and backward: an answer can be as
+    long as its response, and float32 logits of all of it larger than anything verl's update holds."""
+
+    def of_part(logits, labels, temperature):
+        return F.cross_entropy(logits.float() / temperature[:, None], labels, reduction="sum")
+
+    parts = zip(*(tensor.split(LOSS_PART) for tensor in (logits_NV, labels_N, temperature_N)), strict=True)
+    return sum(checkpoint(of_part, *part, use_reentrant=False, preserve_rng_state=False) for part in parts)
+
+
 def position_scores(
     model: nn.Module,
     inputs: Mapping[str, object],
@@ -161,8 +174,7 @@ def position_scores(
         if fused_BS is not None:  # a fused head kernel: log-probs in place of logits, temperature included
             loss = -fused_BS[keep_BS].sum()
         else:
-            logits_NV = output.logits.float() / temperature_N[:, None]
-            loss = F.cross_entropy(logits_NV, labels_N, reduction="sum")
+            loss = _negative_log_likelihood(output.logits, labels_N, temperature_N)
         (activation,) = leaves
         (gradient,) = torch.autograd.grad(loss, activation)
     return (gradient.float() * activation.detach().float()).norm(dim=-1)

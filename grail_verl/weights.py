@@ -1,7 +1,7 @@
 """Scores → token weights: the published arithmetic, on dense tensors, and nothing else.
 
 Fourth room on the data's way: options → response → answer span → saliency → weights → advantages.
-Shapes: B responses, T response tokens, padded on the right where response_mask is 0.
+Shapes: B responses, R of them reweighted, T response tokens, padded on the right where response_mask is 0.
 """
 
 import torch
@@ -99,17 +99,22 @@ def token_weights(
         & finite_responses(scores, response_mask)
     )
 
-    # float64: equal scores must give z = 0, but a float32 mean is off by an ulp of -18.4, and
-    # sqrt(var + eps) = 1e-4 would blow that up to a visible weight.
-    log_BT = (scores.double() + EPS).log()
+    weights_BT = torch.ones(shape, device=scores.device)
     counted_BT = reasoning_BT if config.statistics == "reasoning" else valid_BT
-    count_B1 = counted_BT.sum(dim=-1, keepdim=True).clamp(min=1)
-    mean_B1 = torch.where(counted_BT, log_BT, 0.0).sum(dim=-1, keepdim=True) / count_B1
-    var_B1 = torch.where(counted_BT, (log_BT - mean_B1) ** 2, 0.0).sum(dim=-1, keepdim=True) / count_B1
-    z_BT = (log_BT - mean_B1) / (var_B1 + EPS).sqrt()
-    scored_BT = (config.mean + config.std * z_BT).clamp(config.w_min, config.w_max).float()
-
-    weights_BT = torch.where(reasoning_BT & reweighted_B[:, None], scored_BT, 1.0)
+    z_RT = _standardised(scores[reweighted_B], counted_BT[reweighted_B])
+    scored_RT = (config.mean + config.std * z_RT).clamp(config.w_min, config.w_max).float()
+    weights_BT[reweighted_B] = torch.where(reasoning_BT[reweighted_B], scored_RT, 1.0)
     weights_BT = torch.where(answer_BT | behind_BT, config.mean, weights_BT)
     weights_BT = torch.where(answer_BT & content_BT, config.w_max, weights_BT)
     return torch.where(valid_BT, weights_BT, 0.0)
+
+
+def _standardised(scores_RT: Tensor, counted_RT: Tensor) -> Tensor:
+    """z of the log-scores by the mean and population variance over each row's counted tokens; float64, since
+    equal scores must give z = 0, but a float32 mean is off by an ulp of -18.4, and sqrt(var + eps) = 1e-4
+    would blow that up to a visible weight."""
+    log_RT = (scores_RT.double() + EPS).log()
+    count_R1 = counted_RT.sum(dim=-1, keepdim=True).clamp(min=1)
+    mean_R1 = torch.where(counted_RT, log_RT, 0.0).sum(dim=-1, keepdim=True) / count_R1
+    var_R1 = torch.where(counted_RT, (log_RT - mean_R1) ** 2, 0.0).sum(dim=-1, keepdim=True) / count_R1
+    return (log_RT - mean_R1) / (var_R1 + EPS).sqrt()

@@ -133,22 +133,13 @@ class GrailTrainingWorker(TrainingWorker):
                 )
             )
 
-        def setting(name):  # verl's train_batch takes its settings from the batch, else from the engine
-            return tu.get(data, name, default=getattr(self.engine_config, name, None))
-
-        packed = setting("use_remove_padding")
-        dynamic = setting("use_dynamic_bsz")
+        settings = {name: self._setting(data, name) for name in ("use_remove_padding", "use_fused_kernels")}
         scores = saliency_pass(
             self.engine,
             rows,
-            Budget(  # of log-prob passes, whose logits take more than all that is kept here
-                tokens=self.engine_config.infer_max_token_len_per_gpu if dynamic else None,
-                rows=None if dynamic else self.engine_config.infer_micro_batch_size_per_gpu,
-                packed=packed,
-            ),
+            self._budget(data),
             {
-                "use_remove_padding": packed,
-                "use_fused_kernels": setting("use_fused_kernels"),
+                **settings,
                 "pad_token_id": tu.get(data, "pad_token_id", default=0),
                 "disable_auto_offload": tu.get(data, "disable_auto_offload", default=False),
             },
@@ -159,6 +150,19 @@ class GrailTrainingWorker(TrainingWorker):
         for index, row_scores in zip(indices, scores, strict=True):
             scores_BT[index, : len(row_scores)] = row_scores
         return scores_BT.to(answer_BT.device), time.perf_counter() - started
+
+    def _setting(self, data: TensorDict, name: str):
+        """verl's train_batch takes its settings from the batch, else from the engine."""
+        return tu.get(data, name, default=getattr(self.engine_config, name, None))
+
+    def _budget(self, data: TensorDict) -> Budget:
+        """That of log-prob passes; but no more than the update's, which is known to hold activations too."""
+        dynamic = self._setting(data, "use_dynamic_bsz")
+        name = "max_token_len_per_gpu" if dynamic else "micro_batch_size_per_gpu"
+        limit = min(self._setting(data, name), getattr(self.engine_config, f"infer_{name}"))
+        packed = self._setting(data, "use_remove_padding")
+        return Budget(packed, tokens=limit) if dynamic else Budget(packed, rows=limit)
+
 
 
 def actor_worker_class(worker):

@@ -17,7 +17,7 @@ LENGTHS = st.lists(st.integers(1, 100), max_size=30)
 
 @given(LENGTHS, st.integers(1, 200), st.booleans())
 def test_every_row_is_packed_once_and_within_the_budget(lengths, tokens, packed):
-    batches = pack(lengths, Budget(tokens=tokens, rows=None, packed=packed))
+    batches = pack(lengths, Budget(packed, tokens=tokens))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         rows = [lengths[index] for index in batch]
@@ -27,21 +27,21 @@ def test_every_row_is_packed_once_and_within_the_budget(lengths, tokens, packed)
 
 @given(LENGTHS, st.integers(1, 8))
 def test_a_budget_of_rows(lengths, rows):
-    batches = pack(lengths, Budget(tokens=None, rows=rows, packed=False))
+    batches = pack(lengths, Budget(packed=False, rows=rows))
     assert [len(batch) for batch in batches[:-1]] == [rows] * (len(batches) - 1)
 
 
 @given(LENGTHS, st.integers(100, 300))
 def test_packed_micro_batches_are_few(lengths, tokens):
     """No two that would fit into one; so fewer than twice the least possible number."""
-    batches = pack(lengths, Budget(tokens=tokens, rows=None, packed=True))
+    batches = pack(lengths, Budget(packed=True, tokens=tokens))
     used = sorted(sum(lengths[index] for index in batch) for batch in batches)
     assert len(used) < 2 or used[0] + used[1] > tokens
 
 
 def test_padded_micro_batches_hold_rows_of_like_length():
     lengths = [10, 90, 11, 88, 12, 91]
-    batches = pack(lengths, Budget(tokens=280, rows=None, packed=False))
+    batches = pack(lengths, Budget(packed=False, tokens=280))
     assert [[lengths[index] for index in batch] for batch in batches] == [[91, 90, 88], [12, 11, 10]]
 
 
@@ -110,10 +110,15 @@ def session(rank: int, policy: str, strategy: str) -> dict:
     overrides = [
         "algorithm.adv_estimator=grail",
         f"actor_rollout_ref.actor.strategy={strategy}",
-        "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=4096",  # of its own: one micro-batch
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096",  # all in one micro-batch
     ]
     worker = ranks.actor(policy, *overrides)
+    worker.engine_config.infer_max_token_len_per_gpu = 2048
+    smaller_for_log_probs = worker._budget(batch())
+    worker.engine_config.infer_max_token_len_per_gpu = 8192
+    larger_for_log_probs = worker._budget(batch())
     return {
+        "budgets": (smaller_for_log_probs, larger_for_log_probs),
         "kept": one_pass(worker, recompute=False),
         "recomputed": one_pass(worker, recompute=True),
         "update": gathers_of(lambda: TrainingWorker.train_mini_batch(worker, batch())),
@@ -135,6 +140,11 @@ def test_a_micro_batch_gathers_each_block_once_each_way_and_reduces_nothing(pass
             assert result[name]["gathers"] == (2 * LAYERS + root[result["strategy"]], 0)
         # That is no more than verl's own update, which reduces gradients: the counter sees both.
         assert result["update"][0] >= result["kept"]["gathers"][0] and result["update"][1] > 0
+
+
+def test_the_budget_is_that_of_log_probs_but_never_more_than_the_updates(passes):
+    for result in passes:
+        assert result["budgets"] == (Budget(packed=True, tokens=2048), Budget(packed=True, tokens=4096))
 
 
 def test_blocks_are_freed_as_the_backward_pass_goes(passes):

@@ -6,6 +6,7 @@ import tiny
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from grail_verl import saliency
 from grail_verl.saliency import answer_saliency, leaf_module, position_scores
 
 PROMPT, RESPONSE = 5, 12
@@ -90,6 +91,27 @@ def test_is_the_gradient_of_the_answers_likelihood(batch):
             down[0, PROMPT + token - 1, unit] *= 1 - step
             changes.append((loss(up) - loss(down)) / (2 * step))
         assert torch.stack(changes).norm().item() == pytest.approx(scores[0, token].item(), rel=1e-3)
+
+
+def test_float32_logits_are_held_a_part_at_a_time(batch, monkeypatch):
+    input_ids, attention_mask, answer_mask = batch
+    model = tiny.model().to(torch.bfloat16)
+    whole = answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask)
+    parts, cross_entropy = [], torch.nn.functional.cross_entropy
+
+    def watched(logits, *args, **kwargs):
+        parts.append((len(logits), logits.dtype))
+        return cross_entropy(logits, *args, **kwargs)
+
+    kept = []
+    monkeypatch.setattr(saliency, "LOSS_PART", 2)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        split = answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask)
+    # Three and two answer tokens: parts of 2, 2 and 1, forward and again in the backward pass.
+    assert sorted(parts) == sorted(2 * [(2, torch.float32), (2, torch.float32), (1, torch.float32)])
+    assert not any(tensor.dtype == torch.float32 and tensor.shape[-1] == 320 for tensor in kept)
+    torch.testing.assert_close(split, whole)
 
 
 def test_temperature_may_differ_by_row(batch):
