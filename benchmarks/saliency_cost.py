@@ -33,7 +33,7 @@ from unittest import mock
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,7 +60,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--packed", action="store_true", help="verl's use_remove_padding")
     parser.add_argument("--keep-activations", action="store_true", help="no gradient checkpointing in the update")
     parser.add_argument("--attention", default="sdpa", help="transformers' attn_implementation")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 def overrides(case) -> list[str]:
