@@ -17,6 +17,7 @@ from grail_verl.weights import token_weights
 PADDED = "actor_rollout_ref.model.use_remove_padding=False"
 CHECKPOINTED = "actor_rollout_ref.model.enable_gradient_checkpointing=True"
 PLAIN = "actor_rollout_ref.model.enable_gradient_checkpointing=False"
+ORIGINAL = "actor_rollout_ref.actor.fsdp_config.use_orig_params=True"
 NOT_RESHARDED = "actor_rollout_ref.actor.fsdp_config.reshard_after_forward=False"
 FUSED = [
     "actor_rollout_ref.model.use_fused_kernels=True",
@@ -35,6 +36,7 @@ CASES = {
     "fsdp packed": ("tied", "fsdp", {}, [CHECKPOINTED]),
     "fsdp padded": ("untied", "fsdp", {"leaf": "middle", "alignment": "token"}, [PADDED, PLAIN]),
     "fsdp padded, by rows": ("tied", "fsdp", {"leaf": "last", "statistics": "reasoning"}, [PADDED, *BY_ROWS]),
+    "fsdp packed, parameters as they were": ("untied", "fsdp", {}, [CHECKPOINTED, ORIGINAL]),
     "fsdp2 packed": ("untied", "fsdp2", {"rollouts": "all"}, [CHECKPOINTED]),
     "fsdp2 packed, block": ("tied", "fsdp2", {"leaf": "first", "occurrence": "first"}, [CHECKPOINTED]),
     # Blocks before the leaf have no backward pass after which FSDP2 would free them.
