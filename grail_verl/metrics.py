@@ -42,27 +42,19 @@ def weight_metrics(
     Returns:
         name → value, the same on every rank.
     """
-    valid_BT = response_mask.bool()
-    rows_B = valid_BT.any(dim=-1)
-    matter_BT = valid_BT & (advantages != 0)
-    scored_BT = scored & matter_BT
-    weights_N, sizes_N = weights[matter_BT].double(), advantages[matter_BT].double().abs()
-    sums = torch.stack(
+    rows_B = response_mask.bool().any(dim=-1)
+    matter_BT = response_mask.bool() & (advantages != 0)
+    weights_N, sizes_N = weights[matter_BT], advantages[matter_BT].double().abs()
+    scored_M = weights_N[scored[matter_BT]]  # compared with the bounds in float32, as they were clamped
+    weights_N = weights_N.double()
+    sums = torch.cat(  # small tensors: as few operations as may be
         [
-            rows_B.sum(),
-            (rows_B & found).sum(),
-            reweighted.sum(),
-            nonfinite.sum(),
-            torch.tensor(weights_N.numel()),
-            weights_N.sum(),
-            (weights_N**2).sum(),
-            scored_BT.sum(),
-            (scored_BT & (weights <= config.w_min)).sum(),
-            (scored_BT & (weights >= config.w_max)).sum(),
-            (weights_N * sizes_N).sum(),
-            sizes_N.sum(),
+            torch.stack([rows_B, rows_B & found, reweighted, nonfinite]).sum(dim=-1).double(),
+            torch.stack([weights_N, weights_N**2, weights_N * sizes_N, sizes_N]).sum(dim=-1),
+            torch.stack([scored_M <= config.w_min, scored_M >= config.w_max]).sum(dim=-1).double(),
+            torch.tensor([weights_N.numel(), scored_M.numel()], dtype=torch.float64, device=weights.device),
         ]
-    ).double()
+    )
     some = weights_N.numel() > 0
     extremes = torch.tensor(
         [-weights_N.min() if some else -torch.inf, weights_N.max() if some else -torch.inf, seconds],
@@ -71,7 +63,7 @@ def weight_metrics(
     sums, extremes = sums.to(device), extremes.to(device)
     dist.all_reduce(sums, op=dist.ReduceOp.SUM, group=group)
     dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=group)
-    (rows, found, reweighted, nonfinite, tokens, total, squares, scored, at_min, at_max, scaled, plain) = (
+    (rows, found, reweighted, nonfinite, total, squares, scaled, plain, at_min, at_max, tokens, scored) = (
         sums.tolist()
     )
     low, high, seconds = extremes.tolist()

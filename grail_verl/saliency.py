@@ -87,6 +87,12 @@ def _recomputing_blocks(model: nn.Module, leaf: str, recompute: Callable[[], boo
                 block.forward = forward
 
 
+def _parameters(block: nn.Module) -> set[nn.Parameter]:
+    """With FSDP1's flat ones, which use_orig_params keeps beside the modules' own."""
+    flat = (getattr(module, "_flat_param", None) for module in block.modules())
+    return {*block.parameters(), *(parameter for parameter in flat if parameter is not None)}
+
+
 @contextlib.contextmanager
 def _hooks(model: nn.Module, leaf: str, keep_BS: Tensor) -> Iterator[list[Tensor]]:
     """Three hooks on the forward, gone afterwards, also on failure: the blocks' parameters are frozen once
@@ -98,7 +104,7 @@ def _hooks(model: nn.Module, leaf: str, keep_BS: Tensor) -> Iterator[list[Tensor
     in the first forward, and takes what is frozen by then for frozen for good. And not the parameters outside
     the blocks, which are FSDP's root's: FSDP1 has hung hooks on them by then.
     """
-    trained = [p for block in _blocks(model) for p in block.parameters() if p.requires_grad]
+    trained = [parameter for block in _blocks(model) for parameter in _parameters(block) if parameter.requires_grad]
     leaves: list[Tensor] = []
 
     def freeze(module, args, output):

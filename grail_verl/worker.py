@@ -78,7 +78,7 @@ class GrailTrainingWorker(TrainingWorker):
         weights_BT = token_weights(
             scores_BT, response_mask_BT, answer_BT, content_BT, advantages_B, self.grail
         ).to(advantages_BT.dtype)
-        _multiply_advantages(data, weights_BT, response_lengths)
+        _assign_advantages(data, advantages_BT * weights_BT, response_lengths)
 
         finite_B = finite_responses(scores_BT, response_mask_BT)
         return weight_metrics(
@@ -193,17 +193,17 @@ def _response_lengths(data: TensorDict) -> list[int]:
     responses = data["responses"]
     if responses.is_nested:
         return responses.offsets().diff().tolist()
-    # The legacy trainer keeps responses padded; what is padding says the attention mask.
+    # The legacy trainer keeps responses padded; the attention mask says what is padding.
     return data["attention_mask"][:, -responses.shape[1] :].sum(dim=-1).tolist()
 
 
-def _multiply_advantages(data: TensorDict, weights_BT: Tensor, lengths: list[int]) -> None:
-    advantages = data["advantages"]
-    if not advantages.is_nested:
-        data["advantages"] = advantages * weights_BT
-        return
-    weights = torch.cat([row[:length] for row, length in zip(weights_BT, lengths, strict=True)])
-    data["advantages"] = torch.nested.nested_tensor_from_jagged(advantages.values() * weights, advantages.offsets())
+def _assign_advantages(data: TensorDict, advantages_BT: Tensor, lengths: list[int]) -> None:
+    """In the layout in which data holds them."""
+    if data["advantages"].is_nested:
+        values = torch.cat([row[:length] for row, length in zip(advantages_BT, lengths, strict=True)])
+        data["advantages"] = torch.nested.nested_tensor_from_jagged(values, data["advantages"].offsets())
+    else:
+        data["advantages"] = advantages_BT
 
 
 def _refuse_multi_modal(data: TensorDict) -> None:

@@ -104,12 +104,13 @@ def one_pass(worker, recompute: bool) -> dict:
     return {"gathers": gathers, "whole": whole, "runs": runs, "advantages": data["advantages"].values().tolist()}
 
 
-def session(rank: int, policy: str, strategy: str) -> dict:
+def session(rank: int, policy: str, strategy: str, use_orig_params: bool) -> dict:
     from verl.workers.engine_workers import TrainingWorker
 
     overrides = [
         "algorithm.adv_estimator=grail",
         f"actor_rollout_ref.actor.strategy={strategy}",
+        f"actor_rollout_ref.actor.fsdp_config.use_orig_params={use_orig_params}",
         "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096",  # all in one micro-batch
     ]
     worker = ranks.actor(policy, *overrides)
@@ -126,11 +127,13 @@ def session(rank: int, policy: str, strategy: str) -> dict:
     }
 
 
-@pytest.fixture(scope="module", params=["fsdp", "fsdp2"])
+@pytest.fixture(
+    scope="module", params=[("fsdp", False), ("fsdp", True), ("fsdp2", False)], ids=["fsdp", "fsdp original", "fsdp2"]
+)
 def passes(request, tmp_path_factory) -> list[dict]:
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp("policy")
     tiny.save_policy(folder, layers=LAYERS)
-    return ranks.on_ranks(session, 2, str(folder), request.param)
+    return ranks.on_ranks(session, 2, str(folder), *request.param)
 
 
 def test_a_micro_batch_gathers_each_block_once_each_way_and_reduces_nothing(passes):
