@@ -59,7 +59,7 @@ def on_ranks(function, world_size: int, *args, threads: int = 1) -> list:
     """What function(rank, *args) returns on each of world_size ranks, each on so many CPU threads.
 
     Raises:
-        RuntimeError: a rank failed; holds its traceback.
+        RuntimeError: a rank failed; holds its traceback, if it had one.
         TimeoutError: a rank hangs.
     """
     context = mp.get_context("spawn")
@@ -85,6 +85,9 @@ def on_ranks(function, world_size: int, *args, threads: int = 1) -> list:
                 return [answers[rank] for rank in range(world_size)]
             for process in processes:
                 process.join(0.1 / world_size)
+            crashed = [rank for rank, process in enumerate(processes) if (process.exitcode or 0) < 0]
+            if crashed and results.empty():
+                raise RuntimeError(f"ranks {crashed} were killed by a signal")
         raise TimeoutError(f"ranks {sorted(set(range(world_size)) - set(answers))} did not finish in {TIMEOUT_S} s")
     finally:
         for process in processes:
