@@ -97,9 +97,12 @@ class AnswerLocator:
 
     def _pieces(self, ids: list[int]) -> list[bytes]:
         size = len(self._table)
-        if min(ids, default=0) < 0 or max(ids, default=0) >= size:  # models pad their vocabularies
-            return [self._table[token_id] if 0 <= token_id < size else b"" for token_id in ids]
-        return list(map(self._table.__getitem__, ids))
+        try:
+            if min(ids, default=0) >= 0:
+                return list(map(self._table.__getitem__, ids))
+        except IndexError:  # models pad their vocabularies
+            pass
+        return [self._table[token_id] if 0 <= token_id < size else b"" for token_id in ids]
 
     def _verify(self, tokenizer) -> None:
         """A probe's bytes must be the probe, or at least what the tokenizer itself makes of it: a vocabulary
