@@ -76,20 +76,22 @@ def main() -> None:
             "ranks, each with 4 responses of 512 tokens": (RANKS, [run([case_of(ranks=n)])[0] for n in RANKS]),
         }
 
-    figure, axes = pyplot.subplots(1, len(series), figsize=(12, 3.6), layout="constrained")
-    for axis, (name, (sizes, found)) in zip(axes, series.items(), strict=True):
+    for name, (sizes, found) in series.items():
         print(name)
         for size, seconds in zip(sizes, found, strict=True):
             print(f"{size:8}", *(f"{part} {value:.2f} s" for part, value in seconds.items()), sep="   ")
+    draw(series, picture)
+    print(json.dumps(series))
+
+
+def draw(series: dict, picture: Path) -> None:
+    figure, axes = pyplot.subplots(1, len(series), figsize=(12, 3.6), layout="constrained")
+    for axis, (name, (sizes, found)) in zip(axes, series.items(), strict=True):
         for part, style in (("floor", "s--"), ("pass, CPU", "^:"), ("pass", "o-")):
             axis.plot(sizes, [seconds[part] for seconds in found], style, label=part)
-        axis.set(xscale="log", xticks=sizes, xticklabels=sizes, xlabel=name, ylabel="seconds")
-        highest = 2 * max(found[-1].values())
-        axis.set(**({"ylim": (0, highest)} if name.startswith("ranks") else {"yscale": "log"}))
-        axis.minorticks_off()
-        axis.legend()
+        axis.set(xticks=sizes, xlabel=name, ylabel="seconds", xlim=(0, None), ylim=(0, None))
+        axis.legend(loc="lower right")
     figure.savefig(picture, dpi=120)
-    print(json.dumps({name: dict(zip(sizes, found, strict=True)) for name, (sizes, found) in series.items()}))
 
 
 if __name__ == "__main__":
