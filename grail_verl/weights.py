@@ -100,10 +100,11 @@ def token_weights(
     )
 
     weights_BT = torch.ones(shape, device=scores.device)
-    counted_BT = reasoning_BT if config.statistics == "reasoning" else valid_BT
-    z_RT = _standardised(scores[reweighted_B], counted_BT[reweighted_B])
-    scored_RT = (config.mean + config.std * z_RT).clamp(config.w_min, config.w_max).float()
-    weights_BT[reweighted_B] = torch.where(reasoning_BT[reweighted_B], scored_RT, 1.0)
+    if reweighted_B.any():
+        counted_BT = reasoning_BT if config.statistics == "reasoning" else valid_BT
+        z_RT = _standardised(scores[reweighted_B], counted_BT[reweighted_B])
+        scored_RT = (config.mean + config.std * z_RT).clamp(config.w_min, config.w_max).float()
+        weights_BT[reweighted_B] = torch.where(reasoning_BT[reweighted_B], scored_RT, 1.0)
     weights_BT = torch.where(answer_BT | behind_BT, config.mean, weights_BT)
     weights_BT = torch.where(answer_BT & content_BT, config.w_max, weights_BT)
     return torch.where(valid_BT, weights_BT, 0.0)
