@@ -13,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name, get_torch_device
+from verl.utils.fsdp_utils import fsdp_version
 
-from grail_verl.saliency import evaluating, position_scores
+from grail_verl.saliency import evaluating, position_scores, transformer_blocks
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def saliency_pass(
     settings = dict(settings)
     offload = {"disable_auto_offload": settings.pop("disable_auto_offload")}
     with evaluating(engine.module), engine.eval_mode(**offload):
-        recompute = _memory_is_short()
+        recompute = _recompute_rule(engine.module)
         for step in range(int(agreed)):
             if step < len(batches):
                 of_batch = _micro_batch(engine, [rows[i] for i in batches[step]], settings, leaf, alignment, recompute)
@@ -110,13 +111,24 @@ def saliency_pass(
     return scores
 
 
-def _memory_is_short(share: float = 0.5) -> Callable[[], bool]:
-    """Whether to recompute from here on: true while more is in use than half of what this process has held
-    at its peak, above what lies there now. A log-prob pass and, from the second batch on, an update have set
-    that peak, so the pass never sets one, and recomputes no more than that takes."""
+def _recompute_rule(module) -> Callable[[], bool]:
+    """Asked before each block: recompute it? By this rank's memory, unless parts of a block are sharded of
+    their own (LoRA's adapters under FSDP1, wrap policies by size): recomputing gathers those again, so every
+    rank must do the same, and does as the update does."""
+    within = (part for block in transformer_blocks(module) for part in getattr(block, "module", block).modules())
+    sharded = {part for part in within if fsdp_version(part)} - set(transformer_blocks(module))
+    if sharded:
+        checkpointing = bool(module.is_gradient_checkpointing)
+        return lambda: checkpointing
+    return _memory_is_short()
+
+
+def _memory_is_short() -> Callable[[], bool]:
+    """True while more is in use than half of what this process has held at its peak, above what lies there
+    now. A log-prob pass and, from the second batch on, an update have set that peak, so the pass sets none."""
     device = get_torch_device()
     now, peak = device.memory_allocated(), device.max_memory_allocated()
-    limit = now + share * (peak - now)
+    limit = now + (peak - now) / 2
     return lambda: device.memory_allocated() > limit
 
 

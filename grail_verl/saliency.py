@@ -32,12 +32,12 @@ def leaf_module(model: nn.Module, leaf: str) -> nn.Module:
     """
     if leaf == "embeddings":
         return model.get_input_embeddings()
-    blocks = _blocks(model)
+    blocks = transformer_blocks(model)
     index = {"first": 1, "middle": len(blocks) // 2, "last": len(blocks) - 1}[leaf]
     return blocks[index - 1] if index > 0 else model.get_input_embeddings()
 
 
-def _blocks(model: nn.Module) -> nn.ModuleList:
+def transformer_blocks(model: nn.Module) -> nn.ModuleList:
     depth = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
@@ -61,7 +61,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _recomputing_blocks(model: nn.Module, leaf: str, recompute: Callable[[], bool]) -> Iterator[None]:
     """Lets each block behind the leaf ask, when its turn comes, whether to keep its activations for the
     backward pass or to recompute them there. The last block's are needed at once, so it keeps them."""
-    blocks, at = list(_blocks(model)), leaf_module(model, leaf)
+    blocks, at = list(transformer_blocks(model)), leaf_module(model, leaf)
     behind = blocks[blocks.index(at) + 1 : -1] if at in blocks else blocks[:-1]
     # What lies within FSDP1's wrappers: parameters are not gathered once more for the recomputation.
     behind = [getattr(block, "module", block) for block in behind]
@@ -104,7 +104,8 @@ def _hooks(model: nn.Module, leaf: str, keep_BS: Tensor) -> Iterator[list[Tensor
     in the first forward, and takes what is frozen by then for frozen for good. And not the parameters outside
     the blocks, which are FSDP's root's: FSDP1 has hung hooks on them by then.
     """
-    trained = [parameter for block in _blocks(model) for parameter in _parameters(block) if parameter.requires_grad]
+    blocks = transformer_blocks(model)
+    trained = [parameter for block in blocks for parameter in _parameters(block) if parameter.requires_grad]
     leaves: list[Tensor] = []
 
     def freeze(module, args, output):

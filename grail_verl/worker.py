@@ -164,7 +164,6 @@ class GrailTrainingWorker(TrainingWorker):
         return Budget(packed, tokens=limit) if dynamic else Budget(packed, rows=limit)
 
 
-
 def actor_worker_class(worker):
     """What verl's ActorRolloutRefWorker builds its actor from, as a property on that class.
 

@@ -183,3 +183,26 @@ def test_recomputes_from_where_half_of_the_peak_is_in_use(monkeypatch):
     for device.memory in (100, 150, 200, 201, 300, 120):
         answers.append(recompute())
     assert answers == [False, False, False, True, True, False]
+
+
+LORA = [
+    "actor_rollout_ref.model.lora_rank=4",
+    "actor_rollout_ref.model.lora_alpha=8",
+    "actor_rollout_ref.model.target_modules=all-linear",
+]
+
+
+def short_of_memory_on_one_rank(rank: int, policy: str) -> list[float]:
+    worker = ranks.actor(policy, "algorithm.adv_estimator=grail", "actor_rollout_ref.actor.strategy=fsdp", *LORA)
+    engine_pass._memory_is_short = lambda: lambda: rank == 0
+    data = batch()
+    worker.reweight_advantages(data)
+    return data["advantages"].values().tolist()
+
+
+def test_ranks_gather_alike_whoever_is_short_of_memory(tmp_path, monkeypatch):
+    """With LoRA, verl's FSDP1 shards adapters inside the blocks: computing a block again gathers them again."""
+    monkeypatch.setattr(ranks, "TIMEOUT_S", 120)
+    tiny.save_policy(tmp_path, layers=LAYERS)
+    one, other = ranks.on_ranks(short_of_memory_on_one_rank, 2, str(tmp_path))
+    assert one == pytest.approx(other, rel=1e-6)
