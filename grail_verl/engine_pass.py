@@ -5,7 +5,7 @@ ranks. Inputs are prepared by the engine itself, so packed and padded layouts ar
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +99,7 @@ def saliency_pass(
 
     settings = dict(settings)
     offload = {"disable_auto_offload": settings.pop("disable_auto_offload")}
-    with evaluating(engine.module), engine.eval_mode(**offload):
+    with evaluating(engine.module), engine.eval_mode(**offload), _sharded_after_failure(engine.module):
         recompute = _recompute_rule(engine.module)
         for step in range(int(agreed)):
             if step < len(batches):
@@ -109,6 +109,18 @@ def saliency_pass(
             else:
                 _micro_batch(engine, [_dummy_row()], settings, leaf, alignment, recompute)
     return scores
+
+
+@contextlib.contextmanager
+def _sharded_after_failure(module) -> Iterator[None]:
+    """FSDP2 leaves a block gathered in which a forward failed, its parameters frozen as they were then."""
+    try:
+        yield
+    except BaseException:
+        for part in module.modules():
+            if fsdp_version(part) == 2:
+                part.reshard()
+        raise
 
 
 def _recompute_rule(module) -> Callable[[], bool]:
