@@ -1,6 +1,8 @@
 """Batched generation: as one by one, with the model's log-probs, and failures told to those who asked."""
 
 import random
+import threading
+from concurrent import futures
 
 import pytest
 import tiny
@@ -33,8 +35,11 @@ def requests(count: int, seed: int = 0, **options) -> list[Request]:
     return made
 
 
-def answers(server: Generator, asked: list[Request]):
-    return [future.result(WAIT) for future in [server.submit(request) for request in asked]]
+def answers(server: Generator, asked: list[Request]) -> list[tuple[list[int], list[float]]]:
+    """(tokens, log-probs) of each, all come to their end."""
+    responses = [future.result(WAIT) for future in [server.submit(request) for request in asked]]
+    assert not any(response.aborted for response in responses)
+    return [(response.tokens, response.logprobs) for response in responses]
 
 
 def teacher_forced(model, prompt: list[int], tokens: list[int]) -> torch.Tensor:
@@ -131,8 +136,8 @@ def test_a_cancelled_request_is_left_out():
     running, *waiting = requests(4, stop=frozenset())
     first, *rest = [server.submit(request) for request in (running, *waiting)]
     cancelled = rest[0].cancel()
-    assert len(first.result(WAIT)[0]) == running.max_tokens
-    assert [len(future.result(WAIT)[0]) for future in rest[cancelled:]] == [
+    assert len(first.result(WAIT).tokens) == running.max_tokens
+    assert [len(future.result(WAIT).tokens) for future in rest[cancelled:]] == [
         request.max_tokens for request in waiting[cancelled:]
     ]
 
@@ -146,6 +151,66 @@ def test_new_weights_are_what_generates():
     assert before != after == answers(generator(other), requests(5, temperature=0.0))
     with pytest.raises(KeyError, match="no.such.weight"):
         server.load_weights({"no.such.weight": torch.zeros(1)})
+
+
+def paused_midway(model, monkeypatch, asked: list[Request], max_rows: int):
+    """A generator paused when it has drawn a few tokens, and the futures of what it was asked."""
+    midway, forward, calls = threading.Event(), model.forward, []
+
+    def counts(**inputs):
+        calls.append(1)
+        if len(calls) == 5:
+            midway.set()
+        return forward(**inputs)
+
+    monkeypatch.setattr(model, "forward", counts)
+    server = generator(model, max_rows)
+    submitted = [server.submit(request) for request in asked]
+    assert midway.wait(WAIT)
+    server.pause()
+    return server, submitted
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_aborted_response_goes_on_from_its_tokens(monkeypatch, temperature):
+    model = policy()
+    asked = requests(3, stop=frozenset(), temperature=temperature)
+    for request in asked:
+        request.max_tokens = 300
+    server, submitted = paused_midway(model, monkeypatch, asked, max_rows=64)
+    begun = [future.result(WAIT) for future in submitted]
+    assert all(response.aborted and 5 <= len(response.tokens) < 300 for response in begun)
+
+    resumed = [
+        Request(request.prompt + response.tokens, 300 - len(response.tokens), frozenset(), temperature, 2**62, 1.0, 7)
+        for request, response in zip(asked, begun, strict=True)
+    ]
+    rests = [server.submit(request) for request in resumed]
+    with pytest.raises(futures.TimeoutError):  # it is still paused
+        rests[0].result(0.2)
+    server.resume()
+    for request, response, future in zip(asked, begun, rests, strict=True):
+        rest = future.result(WAIT)
+        tokens, logprobs = response.tokens + rest.tokens, torch.tensor(response.logprobs + rest.logprobs)
+        assert len(tokens) == 300 and not rest.aborted
+        torch.testing.assert_close(logprobs, teacher_forced(policy(), request.prompt, tokens), atol=1e-5, rtol=0)
+    if temperature == 0:
+        whole = [Request(request.prompt, 300, frozenset(), 0.0, 2**62, 1.0, 0) for request in asked]
+        assert [tokens for tokens, _ in answers(server, whole)] == [
+            response.tokens + future.result(WAIT).tokens for response, future in zip(begun, rests, strict=True)
+        ]
+
+
+def test_requests_that_have_not_begun_wait_for_the_next_policy(monkeypatch):
+    model, other = policy(), tiny.model(seed=1).eval()
+    first, second = requests(2, temperature=0.0, stop=frozenset())
+    first.max_tokens = 300
+    server, (begun, waits) = paused_midway(model, monkeypatch, [first, second], max_rows=1)
+    assert begun.result(WAIT).aborted and not waits.done()
+    server.load_weights(other.state_dict())
+    server.resume()
+    (expected,) = answers(generator(other), requests(2, temperature=0.0, stop=frozenset())[1:])
+    assert waits.result(WAIT).tokens == expected[0]
 
 
 def test_weights_do_not_come_in_between():

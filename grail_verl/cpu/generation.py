@@ -13,6 +13,7 @@ import dataclasses
 import queue
 import threading
 from concurrent.futures import Future
+from typing import NamedTuple
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -37,6 +38,15 @@ class Request:
     top_p: float
     seed: int
     future: Future = dataclasses.field(default_factory=Future)
+
+
+class Response(NamedTuple):
+    """Token ids and their log-probs, lists of one length; a stop token, if met, is the last. `aborted` if more
+    would have followed."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    aborted: bool
 
 
 class GrowingLayer(DynamicLayer):
@@ -160,12 +170,27 @@ class Generator(threading.Thread):
         self.batch: Batch | None = None
         self._arrived: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._waiting: list[Request] = []
-        self._turn = threading.Lock()  # held while the model computes; load_weights takes it
+        self._paused = False
+        self._turn = threading.Condition()  # held while the model computes; load_weights takes it
 
     def submit(self, request: Request) -> Future:
-        """A future of (token ids, log-probs), lists of one length; the stop token, if met, is the last."""
+        """A future of its Response."""
         self._arrived.put(request)
         return request.future
+
+    def pause(self) -> None:
+        """Hand out what the running rows have, as aborted; other requests wait for `resume`."""
+        self._paused = True  # before the lock, which a busy thread takes again at once
+        with self._turn:
+            if self.batch is not None:
+                for row in (~self.batch.done).nonzero().squeeze(1).tolist():
+                    self._hand_out(self.batch, row, aborted=True)
+                self.batch = None
+
+    def resume(self) -> None:
+        with self._turn:
+            self._paused = False
+            self._turn.notify()
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Copy tensors into the model's parameters of these names (cast to their dtype).
@@ -187,6 +212,7 @@ class Generator(threading.Thread):
         while True:
             self._collect()
             with self._turn, torch.inference_mode():
+                self._turn.wait_for(lambda: not self._paused)
                 admitted = self._admit()
                 try:
                     self._advance(admitted)
@@ -313,7 +339,10 @@ class Generator(threading.Thread):
         batch.count[rows] += 1
         ended = (tokens[:, None] == batch.stop).any(1) | (batch.count >= batch.limit)
         for row in (ended & ~batch.done).nonzero().squeeze(1).tolist():
-            length = int(batch.count[row])
-            response = batch.out_tokens[row, :length].tolist(), batch.out_logprobs[row, :length].tolist()
-            batch.requests[row].future.set_result(response)
+            self._hand_out(batch, row, aborted=False)
         batch.done |= ended
+
+    def _hand_out(self, batch: Batch, row: int, aborted: bool) -> None:
+        length = int(batch.count[row])
+        tokens, logprobs = batch.out_tokens[row, :length].tolist(), batch.out_logprobs[row, :length].tolist()
+        batch.requests[row].future.set_result(Response(tokens, logprobs, aborted))

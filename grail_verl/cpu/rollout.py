@@ -74,7 +74,7 @@ class GenerationServer:
     async def generate(
         self, prompt_ids, sampling_params: dict, request_id: str, image_data=None, video_data=None
     ) -> TokenOutput:
-        """One response.
+        """One response, or its beginning: `abort_all_requests` ends it with the stop reason "aborted".
 
         Args:
             prompt_ids: token ids.
@@ -86,11 +86,11 @@ class GenerationServer:
         if image_data is not None or video_data is not None:
             raise ValueError("the transformers rollout generates from text only")
         request = self._request(normalize_token_ids(prompt_ids), dict(sampling_params))
-        tokens, logprobs = await asyncio.wrap_future(self.generator.submit(request))
+        response = await asyncio.wrap_future(self.generator.submit(request))
         return TokenOutput(
-            token_ids=tokens,
-            log_probs=logprobs if sampling_params.get("logprobs") else None,
-            stop_reason="completed",
+            token_ids=response.tokens,
+            log_probs=response.logprobs if sampling_params.get("logprobs") else None,
+            stop_reason="aborted" if response.aborted else "completed",
             extra_fields={"global_steps": self.global_steps},
         )
 
@@ -125,6 +125,19 @@ class GenerationServer:
         key = zlib.crc32(repr(prompt).encode())
         self.asked[key] += 1
         return hash((self.config.seed, self.replica_rank, self.global_steps or 0, key, self.asked[key]))
+
+    async def abort_all_requests(self, reject_request: bool) -> None:
+        """Ends responses that have begun; other requests wait for `resume_generation`.
+
+        Raises:
+            NotImplementedError: `reject_request`, verl's wish to refuse other requests.
+        """
+        if reject_request:
+            raise NotImplementedError("the transformers rollout keeps requests that arrive while it is paused")
+        await asyncio.to_thread(self.generator.pause)
+
+    async def resume_generation(self) -> None:
+        await asyncio.to_thread(self.generator.resume)
 
     async def update_weights(self, weights: dict, global_steps: int | None, last: bool) -> None:
         """Take part of the policy's tensors; `last` closes the update, which must have covered the model.
