@@ -7,12 +7,14 @@ import torch
 
 PADDED = "actor_rollout_ref.model.use_remove_padding=False"
 OFFLOAD = "actor_rollout_ref.actor.fsdp_config.param_offload=True"
+LORA = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora.merge=True"]
 NO_CHECKPOINTING = "actor_rollout_ref.model.enable_gradient_checkpointing=False"
 
 # name: (tied embeddings, ranks, strategy, verl's overrides)
 CASES = {
     "fsdp": (False, 2, "fsdp", []),
     "fsdp2": (True, 2, "fsdp2", [PADDED, NO_CHECKPOINTING]),
+    "fsdp2, lora": (False, 2, "fsdp2", LORA),
     "fsdp, one rank": (True, 1, "fsdp", [PADDED, OFFLOAD]),  # there is nowhere to offload to
     "fsdp2, one rank": (False, 1, "fsdp2", []),
 }

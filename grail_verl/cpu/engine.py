@@ -6,6 +6,7 @@ policies and references: verl loads every critic (model_type value_model) with f
 
 import dataclasses
 
+from torch.distributed.tensor import DTensor
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
 
@@ -35,6 +36,13 @@ class OnHost:
                 return super()._build_fsdp_module(module)
         finally:
             self.engine_config = configured
+
+    def _merged_lora_per_tensor_param(self):
+        """verl's, but in the parameters' own dtype: verl rounds to bf16, which a GPU's rollout would do anyway."""
+        with transformer_impl.merged_lora_context(self.module, backup_adapters=True):
+            params = transformer_impl.normalize_peft_param_name(self.module.state_dict())
+            for name, param in transformer_impl.convert_weight_keys(params, self.module).items():
+                yield name, param.full_tensor() if isinstance(param, DTensor) else param.detach().clone()
 
     def to(self, device: str, model: bool = True, optimizer: bool = True, grad: bool = True) -> None:
         pass
