@@ -64,9 +64,11 @@ class AnswerLocator:
         self._table = _token_bytes(tokenizer)
         self._verify(tokenizer)
 
-    def locate(self, response_ids: list[int]) -> AnswerSpan | None:
+    def locate(self, response_ids: list[int], response_mask: list[int] | None = None) -> AnswerSpan | None:
         """Args:
             response_ids: the sampled tokens; padding and special tokens may stand anywhere.
+            response_mask: 0 where the policy did not write the token, but a tool or a user did; None if it wrote
+                all. A box without a token of the policy's is not its answer.
 
         Returns:
             The answer's tokens as indices into response_ids, None if there is no complete answer.
@@ -77,6 +79,9 @@ class AnswerLocator:
         pieces = self._pieces(response_ids)
         text = b"".join(pieces)
         boxes = _boxes(text)
+        if boxes and response_mask is not None:
+            own = b"".join(bytes([mask]) * len(piece) for piece, mask in zip(pieces, response_mask, strict=True))
+            boxes = [box for box in boxes if own.find(1, box[0], box[2] + 1) >= 0]
         if not boxes:
             return None
         start, left, right = min(boxes) if self.occurrence == "first" else max(boxes)

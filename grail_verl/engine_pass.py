@@ -14,8 +14,13 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name, get_torch_device
 from verl.utils.fsdp_utils import fsdp_version
+from verl.utils.ulysses import gather_outputs_and_unpad
 
 from grail_verl.saliency import evaluating, position_scores, transformer_blocks
+
+# float16 has no room below 6e-8 for the small gradients of tokens far from the answer, and none above 65,504. verl's
+# gradient scaler follows the update's loss, a mean over tokens; this one is a sum, so it gets a scale of its own.
+FP16_LOSS_SCALE = 256.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def saliency_pass(
     settings = dict(settings)
     offload = {"disable_auto_offload": settings.pop("disable_auto_offload")}
     with evaluating(engine.module), engine.eval_mode(**offload), _sharded_after_failure(engine.module):
-        recompute = _recompute_rule(engine.module)
+        recompute = _recompute_rule(engine)
         for step in range(int(agreed)):
             if step < len(batches):
                 of_batch = _micro_batch(engine, [rows[i] for i in batches[step]], settings, leaf, alignment, recompute)
@@ -123,13 +128,14 @@ def _sharded_after_failure(module) -> Iterator[None]:
         raise
 
 
-def _recompute_rule(module) -> Callable[[], bool]:
-    """Asked before each block: recompute it? By this rank's memory, unless parts of a block are sharded of
-    their own (LoRA's adapters under FSDP1, wrap policies by size): recomputing gathers those again, so every
-    rank must do the same, and does as the update does."""
+def _recompute_rule(engine) -> Callable[[], bool]:
+    """Asked before each block: recompute it? By this rank's memory, unless a block holds collectives of its own,
+    which recomputing repeats: Ulysses' all-to-all, gathers of parts sharded by themselves (LoRA's adapters under
+    FSDP1, wrap policies by size). Then every rank must do the same, and does as the update does."""
+    module = engine.module
     within = (part for block in transformer_blocks(module) for part in getattr(block, "module", block).modules())
     sharded = {part for part in within if fsdp_version(part)} - set(transformer_blocks(module))
-    if sharded:
+    if sharded or engine.use_ulysses_sp:
         checkpointing = bool(module.is_gradient_checkpointing)
         return lambda: checkpointing
     return _memory_is_short()
@@ -169,13 +175,16 @@ def _micro_batch(
         origins = [(0, end - len(row)) for row, end in zip(rows, ends, strict=True)]
     else:
         origins = [(index, 0) for index in range(len(rows))]
-    keep_BS = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
-    labels, temperature = [], []
+    sequence = _Sequence(engine, inputs["input_ids"].shape)
+    keep_BS = torch.zeros(sequence.shape, dtype=torch.bool)
+    labels_BS, temperature_BS = torch.zeros(sequence.shape, dtype=torch.long), torch.ones(sequence.shape)
     for row, (line, origin) in zip(rows, origins, strict=True):
         first = row.prompt_length + row.answer_start
-        keep_BS[line, origin + first - 1 : origin + len(row) - 1] = True
-        labels.append(row.input_ids[first:])
-        temperature.append(torch.full((len(row) - first,), max(row.temperature, 1e-8)))  # clamped as in verl
+        predictors = (line, slice(origin + first - 1, origin + len(row) - 1))
+        keep_BS[predictors] = True
+        labels_BS[predictors] = row.input_ids[first:]
+        temperature_BS[predictors] = max(row.temperature, 1e-8)  # clamped as in verl
+    keep_BS, labels_BS, temperature_BS = map(sequence.own_part, (keep_BS, labels_BS, temperature_BS))
 
     # The engine's own autocast (verl/workers/engine/fsdp/transformer_impl.py, forward_step).
     precision = engine._autocast_dtype
@@ -189,14 +198,39 @@ def _micro_batch(
             engine.module,
             inputs,
             keep_BS.to(device),
-            labels_N=torch.cat(labels).to(device),
-            temperature_N=torch.cat(temperature).to(device),
+            labels_N=labels_BS[keep_BS].to(device),
+            temperature_N=temperature_BS[keep_BS].to(device),
             leaf=leaf,
             recompute=recompute,
-        ).cpu()
+            loss_scale=FP16_LOSS_SCALE if precision == torch.float16 else 1.0,
+        )
+    scores_BS = sequence.whole(scores_BS).cpu()
     shift = 1 if alignment == "predictor" else 0
     scores = []
     for row, (line, origin) in zip(rows, origins, strict=True):
         first = origin + row.prompt_length - shift
         scores.append(scores_BS[line, first : first + len(row) - row.prompt_length])
     return scores
+
+
+class _Sequence:
+    """The positions of a micro-batch, of which Ulysses gives each rank of a group an equal part (one packed row,
+    padded to that end); all of them on one rank without it. The loss is a sum over positions and the engine's
+    all-to-all carries gradients across, so each rank's loss over its own positions is all that is needed.
+
+    Args:
+        engine: verl's.
+        shape: of this rank's input_ids, (B, S) or (1, S / ranks).
+    """
+
+    def __init__(self, engine, shape: torch.Size):
+        self.group = engine.ulysses_parallel_group  # None without sequence parallelism
+        self.shape = (shape[0], shape[1] * engine.ulysses_sequence_parallel_size)
+        start = dist.get_rank(self.group) * shape[1] if self.group is not None else 0
+        self.own = slice(start, start + shape[1])
+
+    def own_part(self, tensor_BS: Tensor) -> Tensor:
+        return tensor_BS[:, self.own]
+
+    def whole(self, tensor_BS: Tensor) -> Tensor:
+        return gather_outputs_and_unpad(tensor_BS, gather_dim=1, group=self.group)

@@ -54,10 +54,3 @@ def _refuse_unserved(config: DictConfig) -> None:
             f"algorithm.adv_estimator=grail needs an FSDP actor: actor_rollout_ref.actor.strategy="
             f"{actor.strategy!r} is not allowed; allowed: {' | '.join(STRATEGIES)}"
         )
-    for name in ("ulysses_sequence_parallel_size", "fsdp_config.ulysses_sequence_parallel_size"):
-        size = OmegaConf.select(actor, name, default=1)
-        if size > 1:
-            raise ValueError(
-                f"actor_rollout_ref.actor.{name}={size} is not allowed with algorithm.adv_estimator=grail: "
-                "the saliency pass does not follow a sequence over several ranks yet; allowed: 1"
-            )

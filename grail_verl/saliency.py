@@ -153,6 +153,7 @@ def position_scores(
     temperature_N: Tensor,
     leaf: str = "embeddings",
     recompute: Callable[[], bool] = lambda: False,
+    loss_scale: float = 1.0,
 ) -> Tensor:
     """‖∂L/∂leaf ⊙ leaf‖₂ at every input position, L = −Σ log p(answer token) (METHOD steps 2 to 4).
 
@@ -167,6 +168,7 @@ def position_scores(
         leaf: embeddings | first | middle | last.
         recompute: asked before each block's forward: recompute it in the backward pass, instead of keeping
             its activations until then?
+        loss_scale: multiplies the loss during the backward pass, for float16; the scores are those without.
 
     Returns:
         (B, S) float32, detached.
@@ -183,8 +185,8 @@ def position_scores(
         else:
             loss = _negative_log_likelihood(output.logits, labels_N, temperature_N)
         (activation,) = leaves
-        (gradient,) = torch.autograd.grad(loss, activation)
-    return (gradient.float() * activation.detach().float()).norm(dim=-1)
+        (gradient,) = torch.autograd.grad(loss * loss_scale, activation)
+    return (gradient.float() / loss_scale * activation.detach().float()).norm(dim=-1)
 
 
 def answer_saliency(

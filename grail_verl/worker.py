@@ -21,6 +21,7 @@ from verl.workers.engine_workers import TrainingWorker
 from grail_verl.answer import AnswerLocator
 from grail_verl.config import GrailConfig
 from grail_verl.engine_pass import AnswerRow, Budget, saliency_pass
+from grail_verl.failure import ends_on_every_rank
 from grail_verl.metrics import weight_metrics
 from grail_verl.weights import (
     behind_answer,
@@ -63,7 +64,12 @@ class GrailTrainingWorker(TrainingWorker):
 
         Raises:
             NotImplementedError: the batch holds images or other non-text inputs.
+            RuntimeError: another rank failed.
         """
+        with ends_on_every_rank("GRAIL's saliency pass"):
+            return self._reweight_advantages(data)
+
+    def _reweight_advantages(self, data: TensorDict) -> dict[str, float]:
         _refuse_multi_modal(data)
         input_ids, response_lengths = _rows(data["input_ids"]), _response_lengths(data)
         response_mask_BT = _padded(data["response_mask"], response_lengths).bool()
@@ -96,11 +102,13 @@ class GrailTrainingWorker(TrainingWorker):
         )
 
     def _answer_masks(
-        self, input_ids: Sequence[Tensor], response_lengths: list[int], like_BT: Tensor
+        self, input_ids: Sequence[Tensor], response_lengths: list[int], response_mask_BT: Tensor
     ) -> tuple[Tensor, Tensor]:
-        answer_BT, content_BT = torch.zeros_like(like_BT), torch.zeros_like(like_BT)
+        answer_BT, content_BT = torch.zeros_like(response_mask_BT), torch.zeros_like(response_mask_BT)
+        own = response_mask_BT.sum(dim=-1).tolist()
         for row, (ids, length) in enumerate(zip(input_ids, response_lengths, strict=True)):
-            span = self.answer_locator.locate(ids[len(ids) - length :].tolist())
+            mask = None if own[row] == length else response_mask_BT[row, :length].tolist()
+            span = self.answer_locator.locate(ids[len(ids) - length :].tolist(), mask)
             if span is not None:
                 answer_BT[row, span.start : span.end] = True
                 content_BT[row, span.content_start : span.content_end] = True
@@ -161,7 +169,8 @@ class GrailTrainingWorker(TrainingWorker):
         name = "max_token_len_per_gpu" if dynamic else "micro_batch_size_per_gpu"
         limit = min(self._setting(data, name), getattr(self.engine_config, f"infer_{name}"))
         packed = self._setting(data, "use_remove_padding")
-        return Budget(packed, tokens=limit) if dynamic else Budget(packed, rows=limit)
+        tokens = limit * self.engine.ulysses_sequence_parallel_size  # as verl's prepare_micro_batches counts them
+        return Budget(packed, tokens=tokens) if dynamic else Budget(packed, rows=limit)
 
 
 def actor_worker_class(worker):
@@ -200,7 +209,9 @@ def _assign_advantages(data: TensorDict, advantages_BT: Tensor, lengths: list[in
     """In the layout in which data holds them."""
     if data["advantages"].is_nested:
         values = torch.cat([row[:length] for row, length in zip(advantages_BT, lengths, strict=True)])
-        data["advantages"] = torch.nested.nested_tensor_from_jagged(values, data["advantages"].offsets())
+        data["advantages"] = torch.nested.nested_tensor_from_jagged(
+            values, data["advantages"].offsets(), min_seqlen=min(lengths), max_seqlen=max(lengths)
+        )  # with lengths: torch pads a tensor that does not know them to the sum of all
     else:
         data["advantages"] = advantages_BT
 

@@ -35,8 +35,8 @@ BYTES = st.lists(st.sampled_from([*map(str.encode, FRAGMENTS), *BROKEN]), max_si
 WHITE = " \t\n\r\f\v"
 
 
-def reference_box(text: str, occurrence: str) -> tuple[int, int, int] | None:
-    """Where the backslash, the opening and the closing brace of the answer stand in the text."""
+def reference_boxes(text: str) -> list[tuple[int, int, int]]:
+    """Where the backslash, the opening and the closing brace of each complete box stand in the text."""
     complete = []
     for start in range(len(text)):
         if not text.startswith("\\boxed", start):
@@ -51,18 +51,23 @@ def reference_box(text: str, occurrence: str) -> tuple[int, int, int] | None:
             if depth == 0:
                 complete.append((start, left, right))
                 break
-    if not complete:
-        return None
-    return complete[0] if occurrence == "first" else complete[-1]
+    return complete
 
 
-def reference_span(text: str, borders: list[tuple[int, int]], occurrence: str) -> AnswerSpan | None:
-    """The span, given each token's borders in the text; a token without text has two equal ones."""
-    box = reference_box(text, occurrence)
-    if box is None:
+def reference_span(
+    text: str, borders: list[tuple[int, int]], mask: list[int], occurrence: str
+) -> AnswerSpan | None:
+    """The span, given each token's borders in the text and whether the policy wrote it; a token without text has
+    two equal borders."""
+
+    def overlapping(start: int, right: int) -> list[int]:
+        return [n for n, (a, b) in enumerate(borders) if a < b and a <= right and b > start]
+
+    own = [box for box in reference_boxes(text) if any(mask[n] for n in overlapping(box[0], box[2]))]
+    if not own:
         return None
-    start, left, right = box
-    answer = [n for n, (a, b) in enumerate(borders) if a < b and a <= right and b > start]
+    start, left, right = own[0] if occurrence == "first" else own[-1]
+    answer = overlapping(start, right)
     opening = next(n for n in answer if borders[n][0] <= left < borders[n][1])
     closing = next(n for n in answer if borders[n][0] <= right < borders[n][1])
     return AnswerSpan(answer[0], answer[-1] + 1, opening + 1, max(opening + 1, closing))
@@ -83,8 +88,10 @@ def check(name: str, ids: list[int], text: str, borders: list[tuple[int, int]], 
         here = borders[at][0] if at < len(ids) else len(text)
         ids.insert(at, rng.choice(textless_ids(name)))
         borders.insert(at, (here, here))
+    mask = rng.choices((0, 1), weights=(rng.choice((1, 5, 30)), 1), k=len(ids))  # tools may write most of it
     for occurrence in ("first", "last"):
-        assert locator(name, occurrence).locate(ids) == reference_span(text, borders, occurrence)
+        assert locator(name, occurrence).locate(ids) == reference_span(text, borders, [1] * len(ids), occurrence)
+        assert locator(name, occurrence).locate(ids, mask) == reference_span(text, borders, mask, occurrence)
 
 
 @cache
@@ -164,6 +171,16 @@ def test_the_last_answer_is_the_one_that_verl_grades(text):
     assert graded in found
     assert graded not in tokenizer.decode(ids[span.start + 1 : span.end], clean_up_tokenization_spaces=False)
     assert graded not in tokenizer.decode(ids[span.start : span.end - 1], clean_up_tokenization_spaces=False)
+
+
+def test_a_box_that_a_tool_wrote_is_not_the_answer():
+    pieces = [r"\boxed{", "1", "}", "tool:", r"\boxed{", "2", "}"]
+    tokenizer = byte_level_of(pieces)
+    ids = [tokenizer.encode(piece)[0] for piece in pieces]
+    locate = AnswerLocator(tokenizer).locate
+    assert locate(ids, [1, 1, 1, 0, 0, 0, 0]) == AnswerSpan(0, 3, 1, 2)
+    assert locate(ids, [1, 1, 1, 0, 0, 1, 0]) == AnswerSpan(4, 7, 5, 6)
+    assert locate(ids, [0, 0, 0, 1, 0, 0, 0]) is None
 
 
 def test_first_or_last():

@@ -3,7 +3,7 @@
 import torch
 from tensordict import TensorDict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from verl.utils import tensordict_utils as tu
 
 CORPUS = [r"3 + 4 = 7, so we get \boxed{7}. Done", r"the answer is \boxed{42}", "0 1 2 3 4 5 6 7 8 9 = + - * x"]
@@ -13,7 +13,11 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
-CONFIGS = {"qwen3": Qwen3Config, "llama": LlamaConfig}
+# What an architecture needs beside the sizes that all of them share.
+SIZES = {
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -35,8 +39,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def model(architecture: str = "qwen3", *, tied: bool = True, layers: int = 3, seed: int = 0, vocabulary: int = 320):
+    """A causal LM with random weights, of an architecture by transformers' name for it."""
     torch.manual_seed(seed)
-    config = CONFIGS[architecture](
+    config = AutoConfig.for_model(
+        architecture,
         vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=64,
@@ -50,6 +56,7 @@ def model(architecture: str = "qwen3", *, tied: bool = True, layers: int = 3, se
         pad_token_id=0,
         eos_token_id=1,
         initializer_range=0.2,
+        **SIZES.get(architecture, {}),
     )
     return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
@@ -66,11 +73,13 @@ def rollout_batch(
     masks: list[list[int]] | None = None,
     seed: int = 0,
     prompt_lengths: tuple[int, int] = (2, 8),
+    prompts: list[list[int]] | None = None,
     **extra,
 ) -> TensorDict:
     """A rollout batch as verl's V1 trainer hands it to the actor's `train_mini_batch` (nested, jagged).
 
-    Prompts are random, of lengths between the two given; `extra` are non-tensor entries besides the usual ones.
+    Prompts that are not given are random, of lengths between the two given; `extra` are non-tensor entries besides
+    the usual ones.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, list] = {name: [] for name in (
@@ -79,12 +88,14 @@ def rollout_batch(
     for index, response in enumerate(responses):
         length = int(torch.randint(prompt_lengths[0], prompt_lengths[1] + 1, (1,), generator=generator))
         prompt = torch.randint(2, 250, (length,), generator=generator)
+        if prompts is not None:
+            prompt = torch.tensor(prompts[index])
         response = torch.tensor(response, dtype=torch.long)
         mask = torch.tensor([1] * len(response) if masks is None else masks[index], dtype=torch.long)
         tensors["prompts"].append(prompt)
         tensors["responses"].append(response)
         tensors["input_ids"].append(torch.cat([prompt, response]))
-        tensors["position_ids"].append(torch.arange(length + len(response)))
+        tensors["position_ids"].append(torch.arange(len(prompt) + len(response)))
         tensors["response_mask"].append(mask)
         tensors["loss_mask"].append(mask)
         tensors["advantages"].append(advantages[index] * mask.float())

@@ -1,0 +1,66 @@
+"""A rank that fails ends the others too: around the hook, in which all ranks wait for each other's collectives.
+
+A rank that raises leaves its peers waiting for its part of a gather until their time-out, half an hour and more,
+with an error that says nothing about the cause. So it tells them why, through the store by which the ranks found
+each other, and aborts its process groups; each peer looks there twice a second, aborts its own groups, which ends
+the wait, and raises what it read. The groups are gone afterwards: like any error in a worker, it ends the run.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+KEY = "grail_verl/failed"
+SECONDS = 0.5  # between two looks at the store
+
+
+@contextlib.contextmanager
+def ends_on_every_rank(what: str) -> Iterator[None]:
+    """Within: an exception on one rank becomes a RuntimeError on every other one.
+
+    Every rank must enter and leave, and the last thing within must be a collective that waits for all ranks, so
+    that none has left when another fails.
+
+    Args:
+        what: is going on, for the message.
+
+    Raises:
+        RuntimeError: another rank failed; names the rank and its error.
+    """
+    if dist.get_world_size() == 1:
+        yield
+        return
+    store, left = distributed_c10d._get_default_store(), threading.Event()
+
+    def watch():
+        while not left.wait(SECONDS):
+            if _told(store):
+                distributed_c10d._abort_process_group()
+                return
+
+    watcher = threading.Thread(target=watch, name="grail-verl-failure", daemon=True)
+    watcher.start()
+    try:
+        yield
+        failure = None
+    except BaseException as error:
+        failure = error
+    left.set()
+    watcher.join()
+
+    if told := _told(store):
+        raise RuntimeError(f"{what} failed on {told}") from failure
+    if failure is not None:
+        store.set(KEY, f"rank {dist.get_rank()}: {type(failure).__name__}: {failure}")
+        distributed_c10d._abort_process_group()
+        raise failure
+
+
+def _told(store: dist.Store) -> str | None:
+    try:
+        return store.get(KEY).decode() if store.check([KEY]) else None
+    except dist.DistError as error:  # the store lives in rank 0's process
+        return f"rank 0, which is gone: {error}"
