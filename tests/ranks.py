@@ -1,5 +1,7 @@
 """Runs a function on several ranks, each with a real verl actor worker built from verl's own config."""
 
+import copy
+import functools
 import os
 import socket
 import traceback
@@ -10,29 +12,40 @@ import torch.multiprocessing as mp
 TIMEOUT_S = 600
 
 
-def actor_config(policy: str, *overrides: str):
-    """verl's composed `actor_rollout_ref` section, as main_ppo hands it to the workers, with the CPU preset on
-    a CPU."""
+@functools.cache
+def _composed():
+    """main_ppo's config with what all tests have in common, and the CPU preset on a CPU."""
     from hydra import compose, initialize_config_module
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
     from verl.utils.device import get_device_name
 
     with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose(
+        return compose(
             "ppo_trainer",
             [
                 *(["+grail=cpu"] if get_device_name() == "cpu" else []),
-                f"actor_rollout_ref.model.path={policy}",
+                "algorithm.adv_estimator=grpo",
                 "actor_rollout_ref.actor.optim.lr=1e-3",
                 "actor_rollout_ref.actor.optim.total_training_steps=10",
                 "actor_rollout_ref.actor.ppo_mini_batch_size=4",
                 "actor_rollout_ref.actor.use_dynamic_bsz=True",
                 "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True",
                 "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=64",
-                *overrides,
             ],
         )
+
+
+def actor_config(policy: str, *overrides: str):
+    """verl's composed `actor_rollout_ref` section, as main_ppo hands it to the workers. Hydra composes once in a
+    process, which takes it a second; overrides, read by its own parser, are put in afterwards."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    config = copy.deepcopy(_composed())
+    config.actor_rollout_ref.model.path = policy
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        OmegaConf.update(config, override.key_or_group, override.value(), force_add=override.is_add())
     validate_config(
         config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
     )

@@ -155,7 +155,7 @@ CASES = {
     "turns, padded": Case("untied", "fsdp", {"statistics": "reasoning"}, [PADDED, *LONG], rollout=turns),
     **{f"{name}, fsdp2 packed": Case(name, "fsdp2", {}, [CHECKPOINTED]) for name in MODELS[::2]},
     **{f"{name}, fsdp2 padded": Case(name, "fsdp2", {"leaf": "middle"}, [PADDED, PLAIN]) for name in MODELS[1::2]},
-    **{f"{name}, fsdp packed": Case(name, "fsdp", {}, [CHECKPOINTED]) for name in ("llama", "gemma3_text", "qwen3_moe")},
+    **{f"{name}, fsdp packed": Case(name, "fsdp", {}, [CHECKPOINTED]) for name in ("llama", "gemma2", "qwen3_moe")},
     "torch.compile": Case("tied", "fsdp", {}, [FSDP + "use_torch_compile=True"], rollout=with_entropy),
     # Last, each with an architecture of its own: verl replaces the forward of the model's class, for good. (On FSDP2
     # with untied embeddings verl's fused kernels do not run, with or without GRAIL.)
