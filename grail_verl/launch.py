@@ -1,8 +1,9 @@
 """What happens to a user's config before Ray starts: checks, and the hand-over of the options.
 
 `verl.utils.config.validate_config` runs in main_ppo's process, before anything expensive; `patches.py` puts
-`prepare` in front of it. verl's workers are given `config.actor_rollout_ref` only, so the checked options
-travel there; a config without that section is a run in which GRAIL is off.
+`prepare` in front of it, and of `run_ppo`, by which other entry points start. verl's workers are given
+`config.actor_rollout_ref` only, so the checked options travel there; a config without that section is a run in
+which GRAIL is off.
 """
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -48,9 +49,14 @@ def require_prepared(algorithm: DictConfig) -> None:
 
 
 def _refuse_unserved(config: DictConfig) -> None:
-    actor = config.actor_rollout_ref.actor
-    if actor.strategy not in STRATEGIES:
+    strategy = config.actor_rollout_ref.actor.strategy
+    if strategy not in STRATEGIES:
         raise ValueError(
             f"algorithm.adv_estimator=grail needs an FSDP actor: actor_rollout_ref.actor.strategy="
-            f"{actor.strategy!r} is not allowed; allowed: {' | '.join(STRATEGIES)}"
+            f"{strategy!r} is not allowed; allowed: {' | '.join(STRATEGIES)}"
+        )
+    if "rollout" in config:  # the section of verl.experimental's one_step_off_policy and fully_async_policy
+        raise ValueError(
+            "algorithm.adv_estimator=grail is not served by verl's experimental trainers (one_step_off_policy, "
+            "fully_async_policy); allowed: python -m verl.trainer.main_ppo"
         )

@@ -27,15 +27,21 @@ def _replace(module: ModuleType, name: str, parameters: set[str], wrap: Callable
 def validate_config(module: ModuleType) -> None:
     """verl.utils.config.validate_config: the one call between the composed config and ray.init. Hydra has
     no hook there, and a wrong option has to stop the command within seconds."""
+    _replace(module, "validate_config", {"config"}, _prepared)
 
-    def wrap(original):
-        def validate(config, *args, **kwargs):
-            prepare(config)
-            return original(config, *args, **kwargs)
 
-        return validate
+def run_ppo(module: ModuleType) -> None:
+    """verl.trainer.main_ppo.run_ppo: what other entry points import from there and call before they validate the
+    config, or without doing so. (main_ppo itself is __main__, which is not imported.)"""
+    _replace(module, "run_ppo", {"config", "task_runner_class"}, _prepared)
 
-    _replace(module, "validate_config", {"config"}, wrap)
+
+def _prepared(original: Callable) -> Callable:
+    def prepared(config, *args, **kwargs):
+        prepare(config)
+        return original(config, *args, **kwargs)
+
+    return prepared
 
 
 def multi_trajectory_advantage(module: ModuleType) -> None:

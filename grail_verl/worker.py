@@ -38,9 +38,19 @@ class GrailTrainingWorker(TrainingWorker):
     Args:
         config: verl's.
         grail: the options.
+
+    Raises:
+        NotImplementedError: a model that reads more than text.
+        TypeError, ValueError: a tokenizer in whose tokens no answer can be located.
     """
 
     def __init__(self, config: TrainingWorkerConfig, grail: GrailConfig):
+        model = config.model_config
+        if model.hf_config.get_text_config() is not model.hf_config:  # the text's part of more
+            raise NotImplementedError(
+                f"algorithm.adv_estimator=grail serves language models only; actor_rollout_ref.model.path="
+                f"{model.path!r} is a {model.hf_config.model_type}, which also reads images or sound"
+            )
         super().__init__(config)
         self.grail = grail
         self.answer_locator = AnswerLocator(self.model_config.tokenizer, grail.occurrence)
@@ -63,14 +73,12 @@ class GrailTrainingWorker(TrainingWorker):
             The metrics, the same on every rank.
 
         Raises:
-            NotImplementedError: the batch holds images or other non-text inputs.
             RuntimeError: another rank failed.
         """
         with ends_on_every_rank("GRAIL's saliency pass"):
             return self._reweight_advantages(data)
 
     def _reweight_advantages(self, data: TensorDict) -> dict[str, float]:
-        _refuse_multi_modal(data)
         input_ids, response_lengths = _rows(data["input_ids"]), _response_lengths(data)
         response_mask_BT = _padded(data["response_mask"], response_lengths).bool()
         advantages_BT = _padded(data["advantages"], response_lengths)
@@ -214,9 +222,3 @@ def _assign_advantages(data: TensorDict, advantages_BT: Tensor, lengths: list[in
         )  # with lengths: torch pads a tensor that does not know them to the sum of all
     else:
         data["advantages"] = advantages_BT
-
-
-def _refuse_multi_modal(data: TensorDict) -> None:
-    inputs = tu.get(data, "multi_modal_inputs", default=None)
-    if data["position_ids"].dim() > 2 or any(bool(entry) for entry in inputs or ()):
-        raise NotImplementedError("algorithm.adv_estimator=grail serves text-only batches; this one holds images")

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# All tests, in an environment of their own if need be; arguments go to pytest:
+# The tests, in an environment of their own if need be; arguments go to pytest:
 #
-#   bash tests/run.sh                           everything
-#   bash tests/run.sh -m 'not end_to_end'       without the runs of verl's main_ppo
+#   bash tests/run.sh                                       all but the sweep over the ways to run verl
+#   bash tests/run.sh -m sweep                              that sweep; -m '' is everything
+#   bash tests/run.sh -m 'not end_to_end and not sweep'     without the runs of verl's main_ppo
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source recipes/environment.sh test

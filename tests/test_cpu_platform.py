@@ -83,7 +83,7 @@ def test_the_replay_buffer_polls_often_unless_told_otherwise():
     for buffer in (ReplayBuffer, ReplayBufferAsync):
         options = ("sync", {}, None, "drop", {})
         assert buffer(*options).poll_interval == patches.POLL_SECONDS
-        assert buffer(*options, poll_interval=3.0).poll_interval == 3.0
+        assert buffer(*options, poll_interval=3.0).poll_interval == buffer(*options, 3.0).poll_interval == 3.0
 
 
 def test_the_preset_says_nothing_of_the_algorithm_and_lets_overrides_win():

@@ -164,6 +164,16 @@ CASES = {
 }
 
 
+# What every run of the tests holds; the rest is the sweep.
+ALWAYS = {
+    *("fsdp packed", "fsdp padded", "fsdp padded, by rows", "fsdp packed, parameters as they were"),
+    *("fsdp packed, bf16", "fsdp packed, fp16 with the gradient scaler", "fsdp packed, padded to a length"),
+    *("fsdp2 packed", "fsdp2 packed, block", "fsdp2 packed, last block, not resharded", "fsdp2 padded"),
+    *("fsdp2 padded, bf16", "LoRA, fsdp packed", "LoRA, fsdp2 packed", "padding rows", "per-sample temperature, packed"),
+    *("Ulysses, fsdp2", "turns, packed", "qwen3_moe, fsdp2 packed", "fused kernels, fsdp packed"),
+}
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict:
     from peft import LoraConfig, TaskType, get_peft_model
@@ -196,6 +206,6 @@ def results(folders, request) -> dict:
     return by_name
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ALWAYS else pytest.mark.sweep) for n in CASES])
 def test_case(results, name):
     hook.check(CASES[name], results[name])

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,10 +55,9 @@ def test_off_leaves_the_config_as_it_is():
     ("overrides", "says"),
     [
         (["+algorithm.grail.sdt=0.3"], "unknown option algorithm.grail.sdt=0.3; did you mean std?"),
-        (["actor_rollout_ref.actor.strategy=megatron"], "strategy='megatron' is not allowed; allowed: fsdp | fsdp2"),
-        (
-            ["actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"],
-            "ulysses_sequence_parallel_size=2 is not allowed",
+        *(
+            ([f"actor_rollout_ref.actor.strategy={name}"], f"strategy='{name}' is not allowed; allowed: fsdp | fsdp2")
+            for name in ("megatron", "veomni", "torchtitan", "automodel")
         ),
     ],
 )
@@ -67,15 +67,39 @@ def test_what_grail_cannot_serve_is_refused(overrides, says):
     assert says in str(error.value)
 
 
-def test_a_wrong_option_stops_the_command_before_ray_starts(tmp_path):
+@pytest.mark.parametrize(
+    ("module", "override", "says"),
+    [
+        (
+            "verl.trainer.main_ppo", "+algorithm.grail.leaf=second",
+            "algorithm.grail.leaf='second' is not allowed; allowed: embeddings | first | middle | last",
+        ),
+        # Its own config holds the section `rollout`; that of one_step_off_policy is found in verl's checkout only.
+        (
+            "verl.experimental.fully_async_policy.fully_async_main", "rollout.nnodes=1",
+            "not served by verl's experimental trainers (one_step_off_policy, fully_async_policy)",
+        ),
+    ],
+)
+def test_a_wrong_start_stops_the_command_before_ray_starts(tmp_path, module, override, says):
     run = subprocess.run(
-        [sys.executable, "-m", "verl.trainer.main_ppo", "+grail=cpu", "algorithm.adv_estimator=grail",
-         "+algorithm.grail.leaf=second"],
+        [sys.executable, "-m", module, "+grail=cpu", "algorithm.adv_estimator=grail", override],
         capture_output=True, text=True, cwd=tmp_path, timeout=120,
     )
-    assert run.returncode != 0
-    assert "algorithm.grail.leaf='second' is not allowed; allowed: embeddings | first | middle | last" in run.stderr
+    assert run.returncode != 0 and says in run.stderr
     assert "Started a local Ray instance" not in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl", "gemma3", "qwen2_audio"])
+def test_a_model_that_reads_more_than_text_is_refused(model_type):
+    """By the worker, before it builds anything; of verl's config it looks at the model's alone."""
+    from transformers import AutoConfig
+
+    from grail_verl.worker import GrailTrainingWorker
+
+    model = SimpleNamespace(hf_config=AutoConfig.for_model(model_type), path="some/model")
+    with pytest.raises(NotImplementedError, match=rf"model\.path='some/model' is a {model_type}"):
+        GrailTrainingWorker(SimpleNamespace(model_config=model), GrailConfig())
 
 
 PLUGIN = "import sys, verl; verl.__version__ = {version!r}; sys.argv[1:] = {arguments!r}; import grail_verl.plugin"
@@ -124,14 +148,14 @@ def test_the_cpu_is_offered_where_it_is_meant(platform, in_ray, says):
 
 
 def test_a_verl_changed_underneath_fails_loudly():
-    from types import ModuleType
-
     from grail_verl import patches
 
     changed = ModuleType("verl.utils.config")
     changed.validate_config = lambda settings: None
     with pytest.raises(ImportError, match=r"does not know this verl: verl\.utils\.config\.validate_config"):
         patches.validate_config(changed)
+    with pytest.raises(ImportError, match=r"main_ppo\.run_ppo should take config, task_runner_class"):
+        patches.run_ppo(ModuleType("verl.trainer.main_ppo"))
     with pytest.raises(ImportError, match="compute_advantage_for_multi_trajectories should take"):
         patches.multi_trajectory_advantage(ModuleType("verl.trainer.ppo.v1.utils"))
 

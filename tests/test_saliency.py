@@ -6,7 +6,7 @@ import tiny
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from grail_verl import saliency
+from grail_verl import engine_pass, saliency
 from grail_verl.saliency import answer_saliency, leaf_module, position_scores
 
 PROMPT, RESPONSE = 5, 12
@@ -170,6 +170,43 @@ def test_a_pass_that_fails_leaves_nothing_behind(batch):
     assert tiny.traces(model) == before
     handle.remove()
     assert answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask).max() > 0
+
+
+def test_a_blocks_own_forward_is_put_back(batch):
+    """verl's activation offloading gives blocks one."""
+    input_ids, attention_mask, answer_mask = batch
+    model = tiny.model()
+    plain = answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask)
+    calls, own = [], []
+    for block in model.model.layers:
+        inner = block.forward
+        block.forward = lambda *args, inner=inner, **kwargs: calls.append(1) or inner(*args, **kwargs)
+        own.append(block.forward)
+    model.gradient_checkpointing_enable()
+    assert torch.equal(answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask), plain)
+    assert [vars(block)["forward"] for block in model.model.layers] == own and len(calls) >= len(own)
+
+
+def test_gradients_too_small_for_float16_are_scaled(batch):
+    """A large embedding and a small head: what reaches the leaf is about 1e-7, where float16 has a bit left."""
+    input_ids, attention_mask, answer_mask = batch
+    model = tiny.model(tied=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(20000)
+        model.get_output_embeddings().weight.mul_(0.01)
+    keep_BS = torch.nn.functional.pad(answer_mask, (PROMPT - 1, 1))
+    labels_N = input_ids[:, PROMPT:][answer_mask]
+
+    def scores(**options):
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return saliency.position_scores(model, inputs, keep_BS, labels_N, torch.ones(len(labels_N)), **options)
+
+    exact = scores()
+    torch.testing.assert_close(scores(loss_scale=256.0), exact)  # it cancels
+    model.half()
+    plain, scaled = scores(), scores(loss_scale=engine_pass.FP16_LOSS_SCALE)
+    plain_error, error = (((got - exact).norm() / exact.norm()).item() for got in (plain, scaled))
+    assert error < 1e-3 and plain_error > 10 * error
 
 
 def test_the_head_runs_on_the_answers_positions_alone(batch):

@@ -43,11 +43,14 @@ def poll_often(replay_buffer) -> None:
     algorithm.filter_groups.
     """
     original = replay_buffer.ReplayBuffer.__init__
-    _check("poll_interval" in inspect.signature(original).parameters, "ReplayBuffer(poll_interval=)")
+    signature = inspect.signature(original)
+    _check("poll_interval" in signature.parameters, "ReplayBuffer(poll_interval=)")
 
     @functools.wraps(original)
-    def __init__(self, *args, poll_interval=POLL_SECONDS, **kwargs):
-        original(self, *args, poll_interval=poll_interval, **kwargs)
+    def __init__(self, *args, **kwargs):
+        if "poll_interval" not in signature.bind(self, *args, **kwargs).arguments:
+            kwargs["poll_interval"] = POLL_SECONDS
+        original(self, *args, **kwargs)
 
     replay_buffer.ReplayBuffer.__init__ = __init__
 
