@@ -33,30 +33,29 @@ def ends_on_every_rank(what: str) -> Iterator[None]:
     if dist.get_world_size() == 1:
         yield
         return
-    store, left = distributed_c10d._get_default_store(), threading.Event()
+    store, left, aborted = distributed_c10d._get_default_store(), threading.Event(), threading.Event()
 
     def watch():
         while not left.wait(SECONDS):
             if _told(store):
+                aborted.set()
                 distributed_c10d._abort_process_group()
                 return
 
-    watcher = threading.Thread(target=watch, name="grail-verl-failure", daemon=True)
-    watcher.start()
+    threading.Thread(target=watch, name="grail-verl-failure", daemon=True).start()
+    failure = None
     try:
         yield
-        failure = None
     except BaseException as error:
         failure = error
     left.set()
-    watcher.join()
-
+    if failure is None and not aborted.is_set():
+        return
     if told := _told(store):
         raise RuntimeError(f"{what} failed on {told}") from failure
-    if failure is not None:
-        store.set(KEY, f"rank {dist.get_rank()}: {type(failure).__name__}: {failure}")
-        distributed_c10d._abort_process_group()
-        raise failure
+    store.set(KEY, f"rank {dist.get_rank()}: {type(failure).__name__}: {failure}")
+    distributed_c10d._abort_process_group()
+    raise failure
 
 
 def _told(store: dist.Store) -> str | None:
