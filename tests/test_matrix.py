@@ -169,8 +169,9 @@ ALWAYS = {
     *("fsdp packed", "fsdp padded", "fsdp padded, by rows", "fsdp packed, parameters as they were"),
     *("fsdp packed, bf16", "fsdp packed, fp16 with the gradient scaler", "fsdp packed, padded to a length"),
     *("fsdp2 packed", "fsdp2 packed, block", "fsdp2 packed, last block, not resharded", "fsdp2 padded"),
-    *("fsdp2 padded, bf16", "LoRA, fsdp packed", "LoRA, fsdp2 packed", "padding rows", "per-sample temperature, packed"),
-    *("Ulysses, fsdp2", "turns, packed", "qwen3_moe, fsdp2 packed", "fused kernels, fsdp packed"),
+    *("fsdp2 padded, bf16", "LoRA, fsdp packed", "LoRA, fsdp2 packed", "padding rows"),
+    *("per-sample temperature, packed", "Ulysses, fsdp2", "turns, packed", "qwen3_moe, fsdp2 packed"),
+    "fused kernels, fsdp packed",
 }
 
 
