@@ -14,6 +14,7 @@ What is an answer follows what the graders (verl's math_reward, math-verify) rea
 - An unclosed `\boxed{` hides no complete one before, behind or inside it.
 - First and last go by where a box begins: of boxes inside each other the outer one is the first and the
   innermost the last, the one that graders read.
+- A box of which the policy wrote no token, but a tool or a user did, is not its answer.
 - Special tokens (padding, end of sequence, unknown) and ids outside the vocabulary have no text, as in
   `decode(ids, skip_special_tokens=True)`, the text that is graded. Inside an expression they belong to it.
 """
