@@ -59,6 +59,7 @@ def test_off_leaves_the_config_as_it_is():
             ([f"actor_rollout_ref.actor.strategy={name}"], f"strategy='{name}' is not allowed; allowed: fsdp | fsdp2")
             for name in ("megatron", "veomni", "torchtitan", "automodel")
         ),
+        (["+rollout.nnodes=1"], "not served by verl's experimental trainers"),  # a section only their configs have
     ],
 )
 def test_what_grail_cannot_serve_is_refused(overrides, says):
