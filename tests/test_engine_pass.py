@@ -5,6 +5,7 @@ Scores are compared with the plain model's in test_worker.py; here the subject i
 
 import pytest
 import ranks
+import test_matrix
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
@@ -192,17 +193,20 @@ LORA = [
 ]
 
 
-def short_of_memory_on_one_rank(rank: int, policy: str) -> list[float]:
-    worker = ranks.actor(policy, "algorithm.adv_estimator=grail", "actor_rollout_ref.actor.strategy=fsdp", *LORA)
+def short_of_memory_on_one_rank(rank: int, policy: str, *overrides: str) -> list[float]:
+    test_matrix.ulysses_over_sdpa()
+    worker = ranks.actor(policy, "algorithm.adv_estimator=grail", "actor_rollout_ref.actor.strategy=fsdp", *overrides)
     engine_pass._memory_is_short = lambda: lambda: rank == 0
     data = batch()
     worker.reweight_advantages(data)
     return data["advantages"].values().tolist()
 
 
-def test_ranks_gather_alike_whoever_is_short_of_memory(tmp_path, monkeypatch):
-    """With LoRA, verl's FSDP1 shards adapters inside the blocks: computing a block again gathers them again."""
+@pytest.mark.parametrize("overrides", [LORA, test_matrix.ULYSSES], ids=["lora", "ulysses"])
+def test_ranks_communicate_alike_whoever_is_short_of_memory(tmp_path, monkeypatch, overrides):
+    """Blocks can hold collectives, and computing a block again repeats them: with LoRA, verl's FSDP1 shards the
+    adapters inside; Ulysses exchanges heads for positions."""
     monkeypatch.setattr(ranks, "TIMEOUT_S", 120)
     tiny.save_policy(tmp_path, layers=LAYERS)
-    one, other = ranks.on_ranks(short_of_memory_on_one_rank, 2, str(tmp_path))
+    one, other = ranks.on_ranks(short_of_memory_on_one_rank, 2, str(tmp_path), *overrides)
     assert one == pytest.approx(other, rel=1e-6)
