@@ -189,8 +189,8 @@ def compare(rank: int, folders: dict, case: Case) -> dict:
 
 
 def session(rank: int, folders: dict, cases: dict[str, Case]) -> dict:
-    """Every case, one after the other in the same processes; a failed one does not keep the others from running
-    (if it fails on every rank alike, as a wrong config does)."""
+    """Every case, one after the other in the same processes. One that every rank refuses alike, as it does a wrong
+    config, does not keep the others from running; one that fails within the hook ends the process groups."""
     results = {}
     for name, case in cases.items():
         try:
