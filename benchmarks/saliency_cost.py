@@ -3,8 +3,8 @@
 Built from verl's own config: a Qwen3 of the given dimensions with random weights. In turn, in every round: an
 iteration of verl's GRPO update over the batch; the same after GRAIL's hook; the same after the published procedure,
 a full forward and backward of every response with logits at every position; then the floor, one forward and one
-input-gradient backward of exactly the hook's tokens through the bare model, and the hook where no response needs a
-pass. The table shows every part. Medians make the ratios on the last line, one JSON object; the iteration is
+input-gradient backward of exactly the hook's tokens through the bare model (for OAR-G another forward), and the hook
+where no response needs a pass. The table shows every part. Medians make the ratios on the last line, one JSON object; the iteration is
 verl's own code three times, so its median is over all three:
 
     update_ratio_1, update_ratio_N   (hook + N iterations) / N iterations
@@ -48,6 +48,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", default=8, help="responses on each rank", **whole)
     parser.add_argument("--prompt", default=64, help="tokens", **whole)
     parser.add_argument("--response", default=448, help="tokens", **whole)
+    parser.add_argument("--weighting", choices=("grail", "oar_g"), default="grail", help="oar_g weights every response")
     parser.add_argument("--share", type=float, default=0.5, help="of the responses that are reweighted")
     parser.add_argument("--answer-at", type=float, default=0.97, help="where the answer ends, of the response")
     parser.add_argument("--tokens-per-gpu", default=2048, help="budget of a micro-batch", **whole)
@@ -67,6 +68,7 @@ def overrides(case) -> list[str]:
     actor = "actor_rollout_ref.actor"
     return [
         "algorithm.adv_estimator=grail",
+        f"+algorithm.grail.weighting={case.weighting}",
         f"{actor}.strategy={case.strategy}",
         f"{actor}.fsdp_config.mixed_precision.param_dtype={case.precision}",
         f"{actor}.ppo_max_token_len_per_gpu={case.tokens_per_gpu}",
@@ -176,7 +178,7 @@ def floor(model, worker, case, batch) -> None:
     for ids, response, advantage in zip(
         batch["input_ids"].unbind(), batch["responses"].unbind(), batch["advantages"].unbind(), strict=True
     ):
-        if advantage[0] < 0:
+        if advantage[0] < 0 or case.weighting == "oar_g":
             span = locator.locate(response.tolist())
             rows.append(ids[: len(ids) - len(response) + span.end])
     answer = span.end - span.start  # rows of one length and one answer
@@ -184,9 +186,13 @@ def floor(model, worker, case, batch) -> None:
     for first in range(0, len(rows), rows_at_once):
         ids = torch.stack(rows[first : first + rows_at_once]).to(model.device)
         embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
-        with torch.autocast(get_device_name(), torch.bfloat16, enabled=case.precision == "bf16"):
-            hidden = model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-            logits = model.lm_head(hidden[:, -answer - 1 : -1].flatten(0, 1)).float()
+        for graph in (False, True) if case.weighting == "oar_g" else (True,):
+            with (
+                torch.autocast(get_device_name(), torch.bfloat16, enabled=case.precision == "bf16"),
+                torch.set_grad_enabled(graph),
+            ):
+                hidden = model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+                logits = model.lm_head(hidden[:, -answer - 1 : -1].flatten(0, 1)).float()
         loss = torch.nn.functional.cross_entropy(logits, ids[:, -answer:].flatten(), reduction="sum")
         torch.autograd.grad(loss, embeddings)
 

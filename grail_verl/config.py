@@ -8,9 +8,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from grail_verl import weightings
+
 SECTION = "algorithm.grail"
 
 CHOICES = {
+    "weighting": weightings.NAMES,
     "leaf": ("embeddings", "first", "middle", "last"),
     "rollouts": ("wrong", "correct", "all"),
     "alignment": ("predictor", "token"),
@@ -24,6 +27,8 @@ class GrailConfig:
     """The options of GRAIL (arXiv 2606.04889, section 3), with the published defaults.
 
     Attributes:
+        weighting: the scheme that makes weights of an answer, a file of weightings/; grail reads every option, any
+            other those that it names.
         std: spread of the weights, the factor of the standardised log-saliency; at least 0.
         mean: weight of a token of average saliency, and of the answer's boundary; in [w_min, w_max].
         w_min: lower clipping bound of a weight; at least 0.
@@ -41,6 +46,7 @@ class GrailConfig:
         ValueError: a value out of range; names the option, the value and what is allowed.
     """
 
+    weighting: str = "grail"
     std: float = 0.5
     mean: float = 1.0
     w_min: float = 0.5

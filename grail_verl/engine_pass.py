@@ -7,6 +7,7 @@ ranks. Inputs are prepared by the engine itself, so packed and padded layouts ar
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -16,11 +17,8 @@ from verl.utils.device import get_device_id, get_device_name, get_torch_device
 from verl.utils.fsdp_utils import fsdp_version
 from verl.utils.ulysses import gather_outputs_and_unpad
 
-from grail_verl.saliency import evaluating, position_scores, transformer_blocks
-
-# float16 has no room below 6e-8 for the small gradients of tokens far from the answer, and none above 65,504. verl's
-# gradient scaler follows the update's loss, a mean over tokens; this one is a sum, so it gets a scale of its own.
-FP16_LOSS_SCALE = 256.0
+from grail_verl.saliency import evaluating, transformer_blocks
+from grail_verl.weightings import AnswerPositions, Weighting
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,10 @@ class AnswerRow:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def answer(self) -> Tensor:
+        return self.input_ids[self.prompt_length + self.answer_start :]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def pack(lengths: list[int], budget: Budget) -> list[list[int]]:
 
 
 def saliency_pass(
-    engine, rows: list[AnswerRow], budget: Budget, settings: dict, *, leaf: str, alignment: str
+    engine, rows: list[AnswerRow], budget: Budget, settings: dict, weighting: Weighting
 ) -> list[Tensor]:
     """Scores of every response token up to the answer's end, for each row.
 
@@ -90,7 +92,7 @@ def saliency_pass(
         budget: of one micro-batch.
         settings: non-tensor entries for the engine's `prepare_model_inputs` (use_remove_padding, …), and
             `disable_auto_offload`.
-        leaf, alignment: see GrailConfig.
+        weighting: the scheme whose scores they are.
 
     Returns:
         For each row, in order, float32 scores of shape (end,) on the CPU.
@@ -108,11 +110,11 @@ def saliency_pass(
         recompute = _recompute_rule(engine)
         for step in range(int(agreed)):
             if step < len(batches):
-                of_batch = _micro_batch(engine, [rows[i] for i in batches[step]], settings, leaf, alignment, recompute)
+                of_batch = _micro_batch(engine, [rows[i] for i in batches[step]], settings, weighting, recompute)
                 for index, row_scores in zip(batches[step], of_batch, strict=True):
                     scores[index] = row_scores
             else:
-                _micro_batch(engine, [_dummy_row()], settings, leaf, alignment, recompute)
+                _micro_batch(engine, [_dummy_row()], settings, weighting, recompute)
     return scores
 
 
@@ -155,7 +157,7 @@ def _dummy_row() -> AnswerRow:
 
 
 def _micro_batch(
-    engine, rows: list[AnswerRow], settings: dict, leaf: str, alignment: str, recompute: Callable[[], bool]
+    engine, rows: list[AnswerRow], settings: dict, weighting: Weighting, recompute: Callable[[], bool]
 ) -> list[Tensor]:
     device = get_device_id()
     temperatures = {row.temperature for row in rows}
@@ -176,15 +178,31 @@ def _micro_batch(
     else:
         origins = [(index, 0) for index in range(len(rows))]
     sequence = _Sequence(engine, inputs["input_ids"].shape)
-    keep_BS = torch.zeros(sequence.shape, dtype=torch.bool)
+    keep_BS, spans = torch.zeros(sequence.shape, dtype=torch.bool), []
     labels_BS, temperature_BS = torch.zeros(sequence.shape, dtype=torch.long), torch.ones(sequence.shape)
-    for row, (line, origin) in zip(rows, origins, strict=True):
+    response_BS = torch.zeros_like(labels_BS)
+    for index, (row, (line, origin)) in enumerate(zip(rows, origins, strict=True)):
         first = row.prompt_length + row.answer_start
         predictors = (line, slice(origin + first - 1, origin + len(row) - 1))
         keep_BS[predictors] = True
-        labels_BS[predictors] = row.input_ids[first:]
+        labels_BS[predictors] = row.answer
         temperature_BS[predictors] = max(row.temperature, 1e-8)  # clamped as in verl
-    keep_BS, labels_BS, temperature_BS = map(sequence.own_part, (keep_BS, labels_BS, temperature_BS))
+        response_BS[predictors] = index
+        spans.append((line, origin + row.prompt_length - 1, origin + len(row) - 1))
+    keep_BS, labels_BS, temperature_BS, response_BS = map(
+        sequence.own_part, (keep_BS, labels_BS, temperature_BS, response_BS)
+    )
+    positions = AnswerPositions(
+        keep_BS.to(device),
+        labels_N=labels_BS[keep_BS].to(device),
+        temperature_N=temperature_BS[keep_BS].to(device),
+        response_N=response_BS[keep_BS].to(device),
+        lengths_R=torch.tensor([len(row.answer) for row in rows], dtype=torch.float32, device=device),
+        spans=spans,
+        seeds=[crc32(row.input_ids.cpu().numpy()) for row in rows],
+        own=sequence.own,
+        group=sequence.group,
+    )
 
     # The engine's own autocast (verl/workers/engine/fsdp/transformer_impl.py, forward_step).
     precision = engine._autocast_dtype
@@ -194,18 +212,15 @@ def _micro_batch(
         else torch.autocast(device_type=get_device_name(), dtype=precision)
     )
     with autocast:
-        scores_BS = position_scores(
+        scores_BS = weighting.position_scores(
             engine.module,
             inputs,
-            keep_BS.to(device),
-            labels_N=labels_BS[keep_BS].to(device),
-            temperature_N=temperature_BS[keep_BS].to(device),
-            leaf=leaf,
-            recompute=recompute,
-            loss_scale=FP16_LOSS_SCALE if precision == torch.float16 else 1.0,
+            positions,
+            recompute,
+            loss_scale=weighting.fp16_loss_scale if precision == torch.float16 else 1.0,
         )
     scores_BS = sequence.whole(scores_BS).cpu()
-    shift = 1 if alignment == "predictor" else 0
+    shift = 1 if weighting.alignment == "predictor" else 0
     scores = []
     for row, (line, origin) in zip(rows, origins, strict=True):
         first = origin + row.prompt_length - shift

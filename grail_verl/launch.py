@@ -6,9 +6,12 @@
 which GRAIL is off.
 """
 
+from collections.abc import Mapping
+
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from grail_verl.config import GrailConfig
+from grail_verl.config import SECTION, GrailConfig
+from grail_verl.weightings import Weighting, scheme
 
 ESTIMATOR = "grail"
 STRATEGIES = ("fsdp", "fsdp2")
@@ -28,27 +31,51 @@ def prepare(config: DictConfig) -> None:
     if config.algorithm.adv_estimator != ESTIMATOR:
         return
     section = config.algorithm.get("grail")
+    if is_prepared(config.algorithm):
+        return
     if OmegaConf.is_config(section):
         section = OmegaConf.to_container(section, resolve=True)
     options = GrailConfig.from_options(section)
-    _refuse_unserved(config)
+    weighting = scheme(options.weighting)
+    _refuse_unread(section or {}, options.weighting, weighting)
+    _refuse_unserved(config, weighting)
     with open_dict(config):
         config.algorithm.grail = OmegaConf.structured(options)
         config.actor_rollout_ref.grail = OmegaConf.structured(options)
 
 
+def is_prepared(algorithm: DictConfig) -> bool:
+    """`prepare` has seen this `algorithm` section."""
+    section = algorithm.get("grail")
+    return OmegaConf.is_config(section) and OmegaConf.get_type(section) is GrailConfig
+
+
 def require_prepared(algorithm: DictConfig) -> None:
     """Raises RuntimeError unless `prepare` has seen this `algorithm` section: the workers of a trainer
     that skips verl's `validate_config` would know nothing of GRAIL and silently train GRPO."""
-    section = algorithm.get("grail")
-    if not OmegaConf.is_config(section) or OmegaConf.get_type(section) is not GrailConfig:
+    if not is_prepared(algorithm):
         raise RuntimeError(
             "algorithm.adv_estimator=grail: this entry point did not call verl's validate_config, so the "
             "workers never got GRAIL's options; start with `python -m verl.trainer.main_ppo`"
         )
 
 
-def _refuse_unserved(config: DictConfig) -> None:
+def _refuse_unread(section: Mapping, name: str, weighting: type[Weighting]) -> None:
+    """An option that changes nothing is a misunderstanding, whatever its value."""
+    read = {"weighting", "occurrence", *weighting.options}
+    for option in sorted(section.keys() - read):
+        raise ValueError(
+            f"{SECTION}.{option}={section[option]!r} has no effect with {SECTION}.weighting={name}; "
+            f"allowed: {', '.join(sorted(read))}"
+        )
+
+
+def _refuse_unserved(config: DictConfig, weighting: type[Weighting]) -> None:
+    if weighting.needs_logits and config.actor_rollout_ref.model.use_fused_kernels:
+        raise ValueError(
+            f"{SECTION}.weighting={config.algorithm.grail.weighting} needs logits: "
+            "actor_rollout_ref.model.use_fused_kernels=True is not allowed; allowed: False"
+        )
     strategy = config.actor_rollout_ref.actor.strategy
     if strategy not in STRATEGIES:
         raise ValueError(

@@ -7,8 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grail_verl.config import GrailConfig
-
 
 def weight_metrics(
     weights: Tensor,
@@ -19,7 +17,7 @@ def weight_metrics(
     scored: Tensor,
     nonfinite: Tensor,
     seconds: float,
-    config: GrailConfig,
+    bounds: tuple[float, float],
     *,
     device,
     group,
@@ -34,9 +32,9 @@ def weight_metrics(
         response_mask: (B, T).
         found, reweighted, nonfinite: (B,) bool, rows with an answer, with weights from their saliency, and
             with a saliency that is not finite.
-        scored: (B, T) bool, tokens whose weight comes from their score.
+        scored: (B, T) bool, the tokens before the answer of reweighted responses.
         seconds: this rank's time in the saliency pass.
-        config: the options.
+        bounds: where weights were clipped.
         device, group: of the collective.
 
     Returns:
@@ -51,7 +49,7 @@ def weight_metrics(
         [
             torch.stack([rows_B, rows_B & found, reweighted, nonfinite]).sum(dim=-1).double(),
             torch.stack([weights_N, weights_N**2, weights_N * sizes_N, sizes_N]).sum(dim=-1),
-            torch.stack([scored_M <= config.w_min, scored_M >= config.w_max]).sum(dim=-1).double(),
+            torch.stack([scored_M <= bounds[0], scored_M >= bounds[1]]).sum(dim=-1).double(),
             torch.tensor([weights_N.numel(), scored_M.numel()], dtype=torch.float64, device=weights.device),
         ]
     )

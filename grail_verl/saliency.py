@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.utils import ModelOutput
 
 LOSS_PART = 256  # answer tokens whose logits are held in float32 at once
 
@@ -94,10 +95,26 @@ def _parameters(block: nn.Module) -> set[nn.Parameter]:
 
 
 @contextlib.contextmanager
-def _hooks(model: nn.Module, leaf: str, keep_BS: Tensor) -> Iterator[list[Tensor]]:
-    """Three hooks on the forward, gone afterwards, also on failure: the blocks' parameters are frozen once
-    the embedding is done, the leaf module's output becomes a fresh autograd leaf (handed out in the list),
-    and the head sees only the hidden states at keep_BS.
+def _head_at(model: nn.Module, keep_BS: Tensor) -> Iterator[None]:
+    """The head sees only the hidden states at keep_BS."""
+
+    def select(module, args):
+        return (args[0][keep_BS], *args[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def _cut_at_leaf(
+    model: nn.Module, leaf: str, perturb: Callable[[Tensor], Tensor]
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Two hooks on the forward, gone afterwards, also on failure: the blocks' parameters are frozen once the
+    embedding is done, and the leaf module's output goes on, perturbed, as a fresh autograd leaf. Both are handed out
+    in the list.
 
     Frozen, linear layers keep no inputs for gradients that nobody wants; and FSDP1, which frees a block when
     its parameters' gradients are done, goes by the block's inputs instead. Not earlier: FSDP2 sets itself up
@@ -106,7 +123,7 @@ def _hooks(model: nn.Module, leaf: str, keep_BS: Tensor) -> Iterator[list[Tensor
     """
     blocks = transformer_blocks(model)
     trained = [parameter for block in blocks for parameter in _parameters(block) if parameter.requires_grad]
-    leaves: list[Tensor] = []
+    cuts: list[tuple[Tensor, Tensor]] = []
 
     def freeze(module, args, output):
         for parameter in trained:
@@ -114,13 +131,10 @@ def _hooks(model: nn.Module, leaf: str, keep_BS: Tensor) -> Iterator[list[Tensor
         return output.detach()
 
     def cut(module, args, output):
-        hidden = output[0] if isinstance(output, tuple) else output
-        leaves.append(hidden.detach().requires_grad_())
-        onward = leaves[-1].view_as(leaves[-1])  # FSDP1 hangs a hook on it, which autograd.grad refuses on a leaf
+        hidden = (output[0] if isinstance(output, tuple) else output).detach()
+        cuts.append((hidden, perturb(hidden).requires_grad_()))
+        onward = cuts[-1][1].view_as(hidden)  # FSDP1 hangs a hook on it, which autograd.grad refuses on a leaf
         return (onward, *output[1:]) if isinstance(output, tuple) else onward
-
-    def select(module, args):
-        return (args[0][keep_BS], *args[1:])
 
     def thaw():
         for parameter in trained:
@@ -130,8 +144,7 @@ def _hooks(model: nn.Module, leaf: str, keep_BS: Tensor) -> Iterator[list[Tensor
         stack.callback(thaw)
         stack.callback(model.get_input_embeddings().register_forward_hook(freeze).remove)
         stack.callback(leaf_module(model, leaf).register_forward_hook(cut).remove)
-        stack.callback(model.get_output_embeddings().register_forward_pre_hook(select).remove)
-        yield leaves
+        yield cuts
 
 
 def _negative_log_likelihood(logits_NV: Tensor, labels_N: Tensor, temperature_N: Tensor) -> Tensor:
@@ -143,6 +156,52 @@ def _negative_log_likelihood(logits_NV: Tensor, labels_N: Tensor, temperature_N:
 
     parts = zip(*(tensor.split(LOSS_PART) for tensor in (logits_NV, labels_N, temperature_N)), strict=True)
     return sum(checkpoint(of_part, *part, use_reentrant=False, preserve_rng_state=False) for part in parts)
+
+
+def leaf_gradient(
+    model: nn.Module,
+    inputs: Mapping[str, object],
+    keep_BS: Tensor,
+    loss: Callable[[ModelOutput], Tensor],
+    leaf: str = "embeddings",
+    recompute: Callable[[], bool] = lambda: False,
+    loss_scale: float = 1.0,
+    perturb: Callable[[Tensor], Tensor] = lambda activation: activation,
+) -> tuple[Tensor, Tensor]:
+    """A leaf's activation and the gradient of a loss there, by one forward and one backward pass.
+
+    No parameter gets a gradient. The caller chooses the mode (see `evaluating`) and autocast.
+
+    Args:
+        model: causal LM, possibly wrapped.
+        inputs: the model's keyword inputs, padded (B, S) or packed (1, S).
+        keep_BS: bool, N positions; the head runs on these alone, in row-major order.
+        loss: the model's output, of which `logits` are (N, V) → scalar.
+        leaf: embeddings | first | middle | last.
+        recompute: asked before each block's forward: recompute it in the backward pass, instead of keeping
+            its activations until then?
+        loss_scale: multiplies the loss during the backward pass, for float16; the gradient is that without.
+        perturb: what goes on through the model in the activation's place; the gradient is taken there.
+
+    Returns:
+        The activation as the model computed it, and the gradient: (B, S, D) float32 each, detached.
+    """
+    with (
+        torch.enable_grad(),
+        _recomputing_blocks(model, leaf, recompute),
+        _cut_at_leaf(model, leaf, perturb) as cuts,
+        _head_at(model, keep_BS),
+    ):
+        value = loss(model(**inputs, use_cache=False))
+        ((activation, at),) = cuts
+        (gradient,) = torch.autograd.grad(value * loss_scale, at)
+    return activation.detach().float(), gradient.float() / loss_scale
+
+
+def answer_logits(model: nn.Module, inputs: Mapping[str, object], keep_BS: Tensor) -> Tensor:
+    """(N, V): the logits at keep_BS, by a forward pass without gradient. Arguments as of `leaf_gradient`."""
+    with torch.no_grad(), _head_at(model, keep_BS):
+        return model(**inputs, use_cache=False).logits
 
 
 def position_scores(
@@ -157,36 +216,24 @@ def position_scores(
 ) -> Tensor:
     """‖∂L/∂leaf ⊙ leaf‖₂ at every input position, L = −Σ log p(answer token) (METHOD steps 2 to 4).
 
-    No parameter gets a gradient. The caller chooses the mode (see `evaluating`) and autocast.
-
     Args:
-        model: causal LM, possibly wrapped.
-        inputs: the model's keyword inputs, padded (B, S) or packed (1, S).
+        model, inputs, leaf, recompute, loss_scale: see `leaf_gradient`.
         keep_BS: bool, the positions whose output predicts an answer token; the head runs on these alone.
         labels_N: the answer tokens, in the row-major order of keep_BS.
         temperature_N: float32, what the logits of each are divided by.
-        leaf: embeddings | first | middle | last.
-        recompute: asked before each block's forward: recompute it in the backward pass, instead of keeping
-            its activations until then?
-        loss_scale: multiplies the loss during the backward pass, for float16; the scores are those without.
 
     Returns:
         (B, S) float32, detached.
     """
-    with (
-        torch.enable_grad(),
-        _recomputing_blocks(model, leaf, recompute),
-        _hooks(model, leaf, keep_BS) as leaves,
-    ):
-        output = model(**inputs, use_cache=False)
+
+    def loss(output) -> Tensor:
         fused_BS = getattr(output, "log_probs", None)
         if fused_BS is not None:  # a fused head kernel: log-probs in place of logits, temperature included
-            loss = -fused_BS[keep_BS].sum()
-        else:
-            loss = _negative_log_likelihood(output.logits, labels_N, temperature_N)
-        (activation,) = leaves
-        (gradient,) = torch.autograd.grad(loss * loss_scale, activation)
-    return (gradient.float() / loss_scale * activation.detach().float()).norm(dim=-1)
+            return -fused_BS[keep_BS].sum()
+        return _negative_log_likelihood(output.logits, labels_N, temperature_N)
+
+    activation, gradient = leaf_gradient(model, inputs, keep_BS, loss, leaf, recompute, loss_scale)
+    return (gradient * activation).norm(dim=-1)
 
 
 def answer_saliency(

@@ -23,13 +23,8 @@ from grail_verl.config import GrailConfig
 from grail_verl.engine_pass import AnswerRow, Budget, saliency_pass
 from grail_verl.failure import ends_on_every_rank
 from grail_verl.metrics import weight_metrics
-from grail_verl.weights import (
-    behind_answer,
-    finite_responses,
-    response_advantage,
-    selected_responses,
-    token_weights,
-)
+from grail_verl.weightings import scheme
+from grail_verl.weights import behind_answer, finite_responses, response_advantage
 
 
 class GrailTrainingWorker(TrainingWorker):
@@ -52,7 +47,7 @@ class GrailTrainingWorker(TrainingWorker):
                 f"{model.path!r} is a {model.hf_config.model_type}, which also reads images or sound"
             )
         super().__init__(config)
-        self.grail = grail
+        self.weighting = scheme(grail.weighting)(grail)
         self.answer_locator = AnswerLocator(self.model_config.tokenizer, grail.occurrence)
 
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
@@ -85,12 +80,11 @@ class GrailTrainingWorker(TrainingWorker):
         advantages_B = response_advantage(advantages_BT, response_mask_BT)
         answer_BT, content_BT = self._answer_masks(input_ids, response_lengths, response_mask_BT)
 
-        needed_B = selected_responses(advantages_B, self.grail.rollouts) & (advantages_B != 0)
-        needed_B &= answer_BT.any(dim=-1)
+        needed_B = self.weighting.selected(advantages_B) & (advantages_B != 0) & answer_BT.any(dim=-1)
         scores_BT, seconds = self._scores(data, input_ids, response_lengths, needed_B, answer_BT)
 
-        weights_BT = token_weights(
-            scores_BT, response_mask_BT, answer_BT, content_BT, advantages_B, self.grail
+        weights_BT = self.weighting.token_weights(
+            scores_BT, response_mask_BT, answer_BT, content_BT, advantages_B
         ).to(advantages_BT.dtype)
         _assign_advantages(data, advantages_BT * weights_BT, response_lengths)
 
@@ -104,7 +98,7 @@ class GrailTrainingWorker(TrainingWorker):
             scored=(needed_B & finite_B)[:, None] & ~answer_BT & ~behind_answer(answer_BT),
             nonfinite=needed_B & ~finite_B,
             seconds=seconds,
-            config=self.grail,
+            bounds=self.weighting.bounds,
             device=get_device_id(),
             group=self.engine.get_data_parallel_group(),
         )
@@ -159,8 +153,7 @@ class GrailTrainingWorker(TrainingWorker):
                 "pad_token_id": tu.get(data, "pad_token_id", default=0),
                 "disable_auto_offload": tu.get(data, "disable_auto_offload", default=False),
             },
-            leaf=self.grail.leaf,
-            alignment=self.grail.alignment,
+            self.weighting,
         )
         scores_BT = torch.zeros(answer_BT.shape, dtype=torch.float32)
         for index, row_scores in zip(indices, scores, strict=True):

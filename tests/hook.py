@@ -9,6 +9,7 @@ import dataclasses
 import traceback
 from collections.abc import Callable
 
+import oar_g
 import pytest
 import ranks
 import tiny
@@ -80,8 +81,14 @@ class Case:
     setup: Callable | None = None
 
     @property
+    def written(self) -> dict:
+        """The options as a user writes them; OAR-G takes none that would widen its weights."""
+        wide = {} if "weighting" in self.options else {"std": 1.0, "w_min": 0.0, "w_max": 50.0}
+        return {**wide, **self.options}
+
+    @property
     def grail(self) -> GrailConfig:
-        return GrailConfig(**{"std": 1.0, "w_min": 0.0, "w_max": 50.0, **self.options})
+        return GrailConfig(**self.written)
 
     def actor(self, folders: dict, estimator: str):
         """verl's actor worker on this rank."""
@@ -89,7 +96,7 @@ class Case:
             folders[self.policy],
             f"algorithm.adv_estimator={estimator}",
             f"actor_rollout_ref.actor.strategy={self.strategy}",
-            *[f"+algorithm.grail.{name}={value}" for name, value in dataclasses.asdict(self.grail).items()],
+            *[f"+algorithm.grail.{name}={value}" for name, value in self.written.items()],
             *[override.format(**folders) for override in self.overrides],
         )
 
@@ -105,7 +112,7 @@ def plain_model(folder: str):
 
 
 def expected_advantages(model, data, config: GrailConfig, tokenizer=None) -> list[torch.Tensor]:
-    """answer_saliency and token_weights on the unsharded model, one response at a time."""
+    """answer_saliency and token_weights, or OAR-G, on the unsharded model, one response at a time."""
     locator = AnswerLocator(tokenizer or tiny.tokenizer(), config.occurrence)
     temperatures = torch.as_tensor(data["temperature"]).expand(len(data))
     expected = []
@@ -118,6 +125,13 @@ def expected_advantages(model, data, config: GrailConfig, tokenizer=None) -> lis
             answer[0, span.start : span.end] = True
             content[0, span.content_start : span.content_end] = True
         ids = torch.cat([prompt, response])[None]
+        if config.weighting == "oar_g":
+            weights = [1.0] * len(response)
+            if span is not None:
+                scores = oar_g.scores(model, ids[0], len(prompt), range(span.start, span.end), len(response))
+                weights = oar_g.weights(scores, mask.tolist())
+            expected.append(advantage * torch.tensor(weights))
+            continue
         scores = answer_saliency(
             model,
             ids,

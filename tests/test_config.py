@@ -11,6 +11,7 @@ from grail_verl import GrailConfig
 
 def test_defaults_are_the_published_ones_except_occurrence():
     assert dataclasses.asdict(GrailConfig()) == {
+        "weighting": "grail",
         "std": 0.5,
         "mean": 1.0,
         "w_min": 0.5,
@@ -38,6 +39,7 @@ def test_defaults_are_the_published_ones_except_occurrence():
         ({"alignment": None}, ["algorithm.grail.alignment=None", "predictor | token"]),
         ({"occurrence": "any"}, ["algorithm.grail.occurrence='any'", "last | first"]),
         ({"statistics": "all"}, ["algorithm.grail.statistics='all'", "response | reasoning"]),
+        ({"weighting": "oarg"}, ["algorithm.grail.weighting='oarg'", "grail | oar_g"]),
         (0.3, ["algorithm.grail=0.3", "not a section"]),
     ],
 )

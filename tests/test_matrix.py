@@ -34,6 +34,8 @@ BY_ROWS = [
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
 ]
+OAR_G = {"weighting": "oar_g"}
+FINE = 2e-3  # of OAR-G's weights, which go up to 3 times the mean
 LONG = ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096"]
 ROUGH = 0.05  # bfloat16 keeps 8 bits: weights of spread 1 agree to a twentieth
 MODELS = ["qwen2", "llama", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "qwen3_moe", "mixtral"]
@@ -151,6 +153,17 @@ CASES = {
     "Ulysses, fsdp, two times two ranks": Case(
         "tied", "fsdp", {"leaf": "middle"}, [*ULYSSES, PLAIN], ranks=4, sequence_parallel=2, setup=ulysses_over_sdpa
     ),
+    # The divergence is a small difference of distributions that are almost the same, even in float32.
+    "OAR-G, fsdp packed": Case("tied", "fsdp", OAR_G, [CHECKPOINTED], tolerance=FINE),
+    "OAR-G, fsdp padded": Case("untied", "fsdp", OAR_G, [PADDED, PLAIN], tolerance=FINE),
+    "OAR-G, fsdp2 packed": Case("untied", "fsdp2", OAR_G, tolerance=FINE, rollout=padding_rows),
+    "OAR-G, fsdp2 padded": Case("tied", "fsdp2", OAR_G, [PADDED, CHECKPOINTED], tolerance=FINE),
+    "OAR-G, turns": Case("tied", "fsdp2", OAR_G, LONG, rollout=turns, tolerance=FINE),
+    "OAR-G, llama, four ranks": Case("llama", "fsdp2", OAR_G, ranks=4, tolerance=FINE),
+    "OAR-G, LoRA": Case("tied", "fsdp2", OAR_G, [*LORA, CHECKPOINTED], plain="adapter", tolerance=FINE),
+    "OAR-G, Ulysses": Case(
+        "untied", "fsdp2", OAR_G, [*ULYSSES, CHECKPOINTED], sequence_parallel=2, setup=ulysses_over_sdpa, tolerance=FINE
+    ),
     "turns, packed": Case("tied", "fsdp2", {"rollouts": "all"}, LONG, rollout=turns),
     "turns, padded": Case("untied", "fsdp", {"statistics": "reasoning"}, [PADDED, *LONG], rollout=turns),
     **{f"{name}, fsdp2 packed": Case(name, "fsdp2", {}, [CHECKPOINTED]) for name in MODELS[::2]},
@@ -171,7 +184,7 @@ ALWAYS = {
     *("fsdp2 packed", "fsdp2 packed, block", "fsdp2 packed, last block, not resharded", "fsdp2 padded"),
     *("fsdp2 padded, bf16", "LoRA, fsdp packed", "LoRA, fsdp2 packed", "padding rows"),
     *("per-sample temperature, packed", "Ulysses, fsdp2", "turns, packed", "qwen3_moe, fsdp2 packed"),
-    "fused kernels, fsdp packed",
+    *("OAR-G, fsdp padded", "OAR-G, fsdp2 packed", "fused kernels, fsdp packed"),
 }
 
 

@@ -6,7 +6,7 @@ import tiny
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from grail_verl import engine_pass, saliency
+from grail_verl import saliency, weightings
 from grail_verl.saliency import answer_saliency, leaf_module, position_scores
 
 PROMPT, RESPONSE = 5, 12
@@ -204,7 +204,7 @@ def test_gradients_too_small_for_float16_are_scaled(batch):
     exact = scores()
     torch.testing.assert_close(scores(loss_scale=256.0), exact)  # it cancels
     model.half()
-    plain, scaled = scores(), scores(loss_scale=engine_pass.FP16_LOSS_SCALE)
+    plain, scaled = scores(), scores(loss_scale=weightings.scheme("grail").fp16_loss_scale)
     plain_error, error = (((got - exact).norm() / exact.norm()).item() for got in (plain, scaled))
     assert error < 1e-3 and plain_error > 10 * error
 
