@@ -4,8 +4,8 @@ Built from verl's own config: a Qwen3 of the given dimensions with random weight
 iteration of verl's GRPO update over the batch; the same after GRAIL's hook; the same after the published procedure,
 a full forward and backward of every response with logits at every position; then the floor, one forward and one
 input-gradient backward of exactly the hook's tokens through the bare model (for OAR-G another forward), and the hook
-where no response needs a pass. The table shows every part. Medians make the ratios on the last line, one JSON object; the iteration is
-verl's own code three times, so its median is over all three:
+where no response needs a pass. The table shows every part. Medians make the ratios on the last line, one JSON object;
+the iteration is verl's own code three times, so its median is over all three:
 
     update_ratio_1, update_ratio_N   (hook + N iterations) / N iterations
     cost_vs_published_N              the hook, once / the published procedure, N times

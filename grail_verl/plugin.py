@@ -27,6 +27,7 @@ def _register() -> None:
     when_imported("verl.trainer.ppo.v1.utils")(patches.multi_trajectory_advantage)
     when_imported("verl.trainer.ppo.core_algos")(_register_estimator)
     when_imported("verl.workers.engine_workers")(_register_worker)
+    when_imported("verl.experimental.agent_loop.single_turn_agent_loop")(_register_agent_loop)
 
     if _cpu_is_meant():
         from grail_verl import cpu
@@ -51,6 +52,10 @@ def _register_estimator(core_algos) -> None:
     from grail_verl.launch import ESTIMATOR
 
     core_algos.register_adv_est(ESTIMATOR)(compute_grail_advantage)
+
+
+def _register_agent_loop(single_turn_agent_loop) -> None:
+    from grail_verl import truncation  # noqa: F401  registers itself
 
 
 def _register_worker(engine_workers) -> None:
