@@ -8,7 +8,10 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
 
+MATH = ["math-verify[antlr4_9_3]", "rich"]  # with Hydra's antlr; verl brings datasets and pyarrow
+
 CPU = [
+    *MATH,
     "verl==0.9.1",
     "torch==2.13.0",
     "transformers>=5.10,<5.11",
@@ -17,7 +20,6 @@ CPU = [
     "fastapi",
     "uvicorn",
     "matplotlib",
-    "rich",
 ]
 
 setup(
@@ -33,6 +35,7 @@ setup(
     install_requires=["omegaconf>=2.3", "packaging", "wrapt>=1.15"],
     extras_require={
         "cpu": CPU,
+        "math": MATH,
         "vllm": ["verl[vllm]==0.9.1"],
         "test": [*CPU, "pytest", "hypothesis", "reasoning-gym", "ruff", "sentencepiece"],
     },

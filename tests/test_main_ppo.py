@@ -14,16 +14,8 @@ import time
 import pandas as pd
 import pytest
 import tiny
-import torch
 
 pytestmark = pytest.mark.end_to_end
-
-REWARD = """
-from verl.utils.reward_score import math_reward
-
-def compute_score(data_source, solution_str, ground_truth, extra_info=None):
-    return math_reward.compute_score(solution_str, ground_truth)
-"""
 
 # Raises on rank 1 within the only forward that runs in eval mode with gradients; rank 0 waits for its parameters.
 FAILING = """
@@ -74,20 +66,9 @@ RUNS = {
 def boxing_policy(folder) -> None:
     """A model that has learned the form `3 + 4 = d, so \\boxed{d}` d = 6 or 7 at even odds, in seconds."""
     tokenizer = tiny.tokenizer()
-    model = tiny.model(seed=1, vocabulary=len(tokenizer))  # as many rows: the rollout draws from these alone
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "3 + 4"}], add_generation_prompt=True,
                                            tokenize=False)
-    texts = [f"{prompt}3 + 4 = {digit}, so \\boxed{{{digit}}}<|im_end|>" for digit in (6, 7)]
-    batch = tokenizer(texts, padding=True, return_tensors="pt")
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(150):
-        loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tiny.teach(folder, tokenizer, [f"{prompt}3 + 4 = {digit}, so \\boxed{{{digit}}}<|im_end|>" for digit in (6, 7)])
 
 
 def problems(path) -> None:
@@ -107,10 +88,8 @@ def problems(path) -> None:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
     boxing_policy(folder / "policy")
     problems(folder / "problems.parquet")
-    (folder / "reward.py").write_text(REWARD)
     return folder
 
 
@@ -123,7 +102,7 @@ def main_ppo(home, log: str, *overrides: str) -> subprocess.CompletedProcess:
         f"actor_rollout_ref.model.path={home}/policy", "actor_rollout_ref.actor.optim.lr=1e-3",
         "actor_rollout_ref.actor.ppo_mini_batch_size=2", "actor_rollout_ref.actor.ppo_epochs=2",
         "actor_rollout_ref.rollout.n=8", "actor_rollout_ref.rollout.calculate_log_probs=True",
-        f"reward.custom_reward_function.path={home}/reward.py",
+        "reward.custom_reward_function.path=pkg://grail_verl.reward",
         "trainer.n_gpus_per_node=2", "trainer.total_training_steps=2",
         "trainer.val_before_train=False", "trainer.test_freq=-1", "trainer.save_freq=-1", "trainer.resume_mode=disable",
         f"trainer.default_local_dir={home}/checkpoints", f"hydra.run.dir={home}/hydra", *overrides,

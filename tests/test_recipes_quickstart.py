@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from grail_verl.answer import AnswerLocator
+from grail_verl.reward import compute_score
 from recipes.quickstart import data, plot
 from recipes.quickstart.policy import build_tokenizer, demonstrations, save_whole
-from recipes.reward import compute_score
 
 
 def steps_of(solution):
@@ -75,9 +75,9 @@ def test_verl_reads_the_rows(tmp_path):
     problem = row["raw_prompt"][0]["content"]
     prompt = tokenizer.apply_chat_template(row["raw_prompt"], add_generation_prompt=True, tokenize=False)
     assert prompt == f"<|user|>{problem}<|assistant|>"
-    assert compute_score("", data.work_out(problem), row["reward_model"]["ground_truth"]) == 1.0
+    assert compute_score("", data.work_out(problem), row["reward_model"]["ground_truth"])["score"] == 1.0
     other = (int(row["reward_model"]["ground_truth"]) + 1) % 10
-    assert compute_score("", f"1+1=2 \\boxed{{{other}}}", row["reward_model"]["ground_truth"]) == 0.0
+    assert compute_score("", f"1+1=2 \\boxed{{{other}}}", row["reward_model"]["ground_truth"])["score"] == 0.0
 
 
 def test_tokenizer_survives_saving_and_the_answer_is_found_in_its_tokens(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("reasoning_gym")
 
-from recipes.reward import compute_score  # noqa: E402
+from grail_verl.reward import compute_score  # noqa: E402
 from recipes.smollm2 import data  # noqa: E402
 
 
@@ -19,7 +19,7 @@ def test_right_answers_and_worked_examples_are_right():
     training, validation = data.split()
     assert all(eval(expression) == int(answer) for expression, answer in {**training, **validation}.items())
     for expression, text in data.EXAMPLES.items():
-        assert compute_score("", text, str(eval(expression))) == 1.0
+        assert compute_score("", text, str(eval(expression)))["score"] == 1.0
         assert text.startswith(f"{expression} = {eval(expression)},")
 
 
