@@ -8,7 +8,8 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
 
-MATH = ["math-verify[antlr4_9_3]", "rich"]  # with Hydra's antlr; verl brings datasets and pyarrow
+# With Hydra's antlr. This very version: reward.py mends what it misreads.
+MATH = ["math-verify[antlr4_9_3]==0.9.0", "rich"]
 
 CPU = [
     *MATH,

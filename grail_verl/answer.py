@@ -79,7 +79,7 @@ class AnswerLocator:
         """
         pieces = self._pieces(response_ids)
         text = b"".join(pieces)
-        boxes = _boxes(text)
+        boxes = complete_boxes(text)
         if boxes and response_mask is not None:
             own = b"".join(bytes([mask]) * len(piece) for piece, mask in zip(pieces, response_mask, strict=True))
             boxes = [box for box in boxes if own.find(1, box[0], box[2] + 1) >= 0]
@@ -200,8 +200,9 @@ def _sentencepiece_bytes(piece: str) -> bytes:
     return bytes([int(byte[1], 16)]) if byte else _metaspace_bytes(piece)
 
 
-def _boxes(text: bytes) -> list[tuple[int, int, int]]:
-    r"""The complete boxes as byte offsets of `\`, `{` and `}`, in one pass whatever the text."""
+def complete_boxes(text: bytes) -> list[tuple[int, int, int]]:
+    r"""The complete boxes of a text in UTF-8, as byte offsets of `\`, `{` and `}`, in one pass whatever the text; the
+    last one is their maximum."""
     start = text.find(b"\\boxed")
     if start < 0:
         return []

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from grail_verl.answer import _boxes
+from grail_verl.answer import complete_boxes
 
 SUFFIX = r" Please reason step by step, and put your final answer within \boxed{}."
 QUESTION = ("question", "problem")
@@ -226,7 +226,7 @@ def _plain(value: object) -> str:
 
 def _last_box(solution: object) -> str:
     text = solution.encode() if isinstance(solution, str) else b""
-    boxes = _boxes(text)
+    boxes = complete_boxes(text)
     if not boxes:
         raise UnusableRow(r"no complete \boxed{} in solution")
     _, left, right = max(boxes)
