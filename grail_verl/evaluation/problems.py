@@ -1,0 +1,91 @@
+"""The problems of an evaluation: parquet files in verl's format in, `Problem`s out.
+
+First room on the way: problems → settings → model → validation or server → results. The files are written by
+`python -m grail_verl.data`; one of another origin does as well if its rows have what a Problem has.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet
+
+from grail_verl.evaluation import EvaluationError
+
+BENCHMARKS = ("math500", "aime24", "amc23", "minerva_math", "college_math", "olympiadbench")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row of a benchmark.
+
+    Attributes:
+        benchmark: its name, the row's `data_source`.
+        index: the row's `extra_info.index`, unique within the benchmark.
+        prompt: messages of role and content.
+        ground_truth: the answer that a response is graded against, `reward_model.ground_truth`.
+    """
+
+    benchmark: str
+    index: int | str
+    prompt: list[dict[str, str]]
+    ground_truth: str
+
+
+def find_files(places: list[Path]) -> list[Path]:
+    """The parquet files of an evaluation, absolute.
+
+    Args:
+        places: files, taken as they are, and folders, of which the six benchmarks are taken (NAME.parquet):
+            training data may lie beside them.
+
+    Raises:
+        EvaluationError: a place that does not exist, or a folder without any of the six.
+    """
+    files = []
+    for place in places:
+        if place.is_dir():
+            found = [place / f"{name}.parquet" for name in BENCHMARKS if (place / f"{name}.parquet").is_file()]
+            if not found:
+                raise EvaluationError(f"{place} holds none of {', '.join(f'{name}.parquet' for name in BENCHMARKS)}")
+            files += found
+        elif place.is_file():
+            files.append(place)
+        else:
+            raise EvaluationError(f"{place} does not exist; write the benchmarks by python -m grail_verl.data")
+    return [file.resolve() for file in files]
+
+
+def read_problems(files: list[Path]) -> list[Problem]:
+    """Every row of the files, in their order.
+
+    Raises:
+        EvaluationError: a file that is no parquet file of verl's format, a problem without an answer, or two with
+            the same index.
+    """
+    problems = []
+    for file in files:
+        try:
+            rows = pyarrow.parquet.read_table(file).to_pylist()
+            problems += [
+                Problem(
+                    benchmark=row["data_source"],
+                    index=row["extra_info"]["index"],
+                    prompt=row["prompt"],
+                    ground_truth=row["reward_model"]["ground_truth"],
+                )
+                for row in rows
+            ]
+        except (pyarrow.ArrowException, KeyError, TypeError) as error:
+            raise EvaluationError(
+                f"{file} is not in verl's format (data_source, prompt, reward_model.ground_truth, extra_info.index): "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not rows:
+            raise EvaluationError(f"{file} holds no problem")
+    if none := [problem for problem in problems if problem.ground_truth is None]:
+        raise EvaluationError(f"{none[0].benchmark} index {none[0].index} has no ground truth")
+    twice = [key for key, count in Counter((p.benchmark, p.index) for p in problems).items() if count > 1]
+    if twice:
+        raise EvaluationError(f"{len(twice)} problems are there twice, first {twice[0][0]} index {twice[0][1]}")
+    return problems
