@@ -46,6 +46,8 @@ MEMORY_BYTES = 1 << 30  # address space; the grading process itself has a tenth 
 # takes some tenth of a second for each level of brackets.
 MAX_CHARACTERS, MAX_DEPTH = 1000, 10
 
+logger = logging.getLogger(__name__)
+
 RIGHT, WRONG, FAILED = 10, 11, 12  # a child's exit status; any other is FAILED as well
 
 
@@ -77,12 +79,15 @@ def compute_score(
     truth = _truth_text(ground_truth, data_source)
     answer = _last_box(solution_str)
     verdict = WRONG if answer is None else _verdict(truth, _clean(answer))
+    failed = verdict not in (RIGHT, WRONG)
+    if failed:  # verl has a metric of it in validation alone
+        logger.warning("counted as wrong, as grading did not end well: %.100r of %s", answer, data_source)
     score = float(verdict == RIGHT)
     return {
         "score": score,
         "acc": score,
         "answer_found": float(answer is not None),
-        "grading_failed": float(verdict not in (RIGHT, WRONG)),
+        "grading_failed": float(failed),
     }
 
 

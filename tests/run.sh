@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The tests, in an environment of their own if need be; arguments go to pytest:
 #
-#   bash tests/run.sh                                       all but the sweep over the ways to run verl
-#   bash tests/run.sh -m sweep                              that sweep; -m '' is everything
+#   bash tests/run.sh                                       all but the two below
+#   bash tests/run.sh -m sweep                              the rest of the ways to run verl
+#   bash tests/run.sh -m recipes                            every recipe of the paper, from training to comparison
 #   bash tests/run.sh -m 'not end_to_end and not sweep'     without the runs of verl's main_ppo
 set -euo pipefail
 cd "$(dirname "$0")/.."

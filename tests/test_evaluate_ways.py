@@ -204,6 +204,7 @@ def test_a_server_that_splits_off_the_reasoning_is_refused(served):
 
 
 @pytest.mark.end_to_end
+@pytest.mark.sweep
 def test_verls_validation_and_a_server_give_the_same_and_compare_says_so(home, served):
     """Without chance, and with a chat template that is told something."""
     greedy = [

@@ -1,7 +1,7 @@
 """The command a user types: verl's main_ppo with `algorithm.adv_estimator=grail`, really training.
 
 Two ranks over gloo and a policy that boxes digits, about a minute each on two cores, nearly all of it start-up.
-FSDP2 with packed rows is what the resumed run trains; every other way to run verl has an entry in RUNS.
+FSDP2 with packed rows is what the resumed run trains; every other way to run verl has an entry in RUNS, for the sweep.
 """
 
 import json
@@ -140,9 +140,8 @@ def check(metrics: dict[int, dict]) -> None:
     assert max(metrics[step]["actor/grail/saliency_rows"] for step in steps) > 0
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n.startswith("fsdp, padded") else pytest.mark.sweep) for n in RUNS]
-)
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", RUNS)
 def test_trains(name, home):
     overrides, exceeded = RUNS[name]
     metrics = train(home, f"{name}.jsonl", *overrides)

@@ -265,10 +265,11 @@ def test_in_an_event_loop_that_goes_on():
 
 
 @pytest.mark.parametrize("answer", [TOWER, r"\binom{99999999999}{9999999}", "(x+y+z+w)^{500}"])
-def test_a_hostile_answer_ends_and_the_next_one_is_graded(answer):
+def test_a_hostile_answer_ends_and_is_told_and_the_next_one_is_graded(answer, caplog):
     started = time.perf_counter()
     assert list(compute_score("test", boxed(answer), r"\sqrt{2}").values()) == [0, 0, 1, 1]
     assert time.perf_counter() - started < 2 * reward.WALL_SECONDS
+    assert f"counted as wrong, as grading did not end well: {answer!r} of test" in caplog.text
     assert compute_score("test", boxed("0.50"), r"\frac12")["score"] == 1.0
 
 
