@@ -35,7 +35,7 @@ BY_ROWS = [
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
 ]
 OAR_G = {"weighting": "oar_g"}
-FINE = 2e-3  # of OAR-G's weights, which go up to 3 times the mean
+FINE = 0.01  # of OAR-G's weights, which go up to 3 times the mean
 LONG = ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096"]
 ROUGH = 0.05  # bfloat16 keeps 8 bits: weights of spread 1 agree to a twentieth
 MODELS = ["qwen2", "llama", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "qwen3_moe", "mixtral"]

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grail_verl.saliency import answer_logits, leaf_gradient
+from grail_verl.saliency import LOSS_PART, answer_logits, leaf_gradient
 from grail_verl.weightings import AnswerPositions, Weighting
 from grail_verl.weights import finite_responses
 
@@ -21,7 +21,6 @@ EPS = 1e-12
 TAU_RANK = 0.4  # share of a response's tokens below the threshold
 FLOOR = 0.1  # least weight below it, before rescaling
 BOOST = 2.0  # added weight of the most important token, before rescaling
-LOGITS_PART = 256  # answer tokens whose logits are held in float32 at once
 
 
 class Scheme(Weighting):
@@ -65,7 +64,7 @@ def answer_distribution(logits_NV: Tensor, positions: AnswerPositions) -> Tensor
     own, and the engine's all-to-all carries them on."""
     rows = len(positions.lengths_R)
     total_RV = torch.zeros(rows, logits_NV.shape[-1], dtype=torch.float32, device=logits_NV.device)
-    parts = zip(logits_NV.split(LOGITS_PART), positions.response_N.split(LOGITS_PART), strict=True)
+    parts = zip(logits_NV.split(LOSS_PART), positions.response_N.split(LOSS_PART), strict=True)
     for logits, response in parts:
         total_RV = total_RV.index_add(0, response, logits.float())
     if positions.group is not None:
