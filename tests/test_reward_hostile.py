@@ -86,6 +86,9 @@ SLOW = [
 ]
 
 
+LONG = ["9", r"\boxed{", "{", "}", " "]  # a million of each
+
+
 def cases() -> list[tuple[str, str, str, bytes]]:
     """(kind, truth, answer, what stands around the box)"""
     draw, rows = random.Random(SEED), []
@@ -154,13 +157,15 @@ def test_hostile_answers_through_verls_reward_worker(worker):
     for _, truth, answer in rows:
         ids = draw.choice(filler) + tokenizer.encode(rf"so \boxed{{{answer}}}") + draw.choice([[], invalid, [1]])
         responses.append((truth, ids))
-    for megabyte in ("9", r"\boxed{", "{", "}", " "):
-        rows.append((HOSTILE, "7", megabyte * 1_000_000))
-        responses.append(("7", tokenizer.encode(rf"so \boxed{{{megabyte * 1_000_000}}}")))
+    for piece in LONG:
+        rows.append((HOSTILE, "7", piece * 1_000_000))
+        responses.append(("7", tokenizer.encode(rf"so \boxed{{{piece * 1_000_000}}}")))
 
     started, results = time.perf_counter(), []
-    for first in range(0, len(rows), 128):
-        results += worker(batch(responses[first : first + 128]))
+    for first in range(0, len(rows) - len(LONG), 128):
+        results += worker(batch(responses[first : min(first + 128, len(rows) - len(LONG))]))
+    for response in responses[-len(LONG) :]:  # alone: a batch is padded to its longest
+        results += worker(batch([response]))
     seconds = time.perf_counter() - started
 
     assert len(results) == len(rows)
