@@ -28,11 +28,9 @@ def prepare(config: DictConfig) -> None:
         ValueError: an option that is unknown or out of range, or a way to run verl that GRAIL does not
             serve; names the option, the value and what is allowed.
     """
-    if config.algorithm.adv_estimator != ESTIMATOR:
+    if config.algorithm.adv_estimator != ESTIMATOR or is_prepared(config.algorithm):
         return
     section = config.algorithm.get("grail")
-    if is_prepared(config.algorithm):
-        return
     if OmegaConf.is_config(section):
         section = OmegaConf.to_container(section, resolve=True)
     options = GrailConfig.from_options(section)

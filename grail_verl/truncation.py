@@ -7,6 +7,7 @@ mask of a response that ran into the length limit is 0 throughout. Its reward st
 row in the rows that Dr.GRPO divides by, as where TRL masks truncated completions.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
@@ -25,6 +26,6 @@ class MaskTruncatedAgentLoop(SingleTurnAgentLoop):
         return output
 
 
-def is_truncated(response_ids: list[int], response_length: int, ends: tuple[int | None, ...]) -> bool:
+def is_truncated(response_ids: list[int], response_length: int, ends: Collection[int | None]) -> bool:
     """It is as long as may be and its last token ends nothing (verl's servers tell either stop as "completed")."""
     return len(response_ids) >= response_length and response_ids[-1] not in ends

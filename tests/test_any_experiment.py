@@ -59,8 +59,7 @@ def test_the_snippet_rewrites_verls_gsm8k(tmp_path):
         "reward_model": {"style": "rule", "ground_truth": "72"},
         "extra_info": {"split": "train", "index": 0, "question": "How many?", "answer": "#### 72"},
     }
-    for folder in ("gsm8k", "gsm8k_boxed"):
-        (tmp_path / folder).mkdir()
+    (tmp_path / "gsm8k").mkdir()
     for split in ("train", "test"):
         pd.DataFrame([row]).to_parquet(tmp_path / "gsm8k" / f"{split}.parquet")
     before = os.getcwd()

@@ -26,6 +26,18 @@ def die(*args):
     signal.raise_signal(signal.SIGKILL)
 
 
+def fail_second():
+    """In OAR-G's second forward, the noisy one."""
+    calls = []
+
+    def count(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            fail()
+
+    return count
+
+
 def break_at(module, place: str, how=fail):
     """When the forward reaches the place; returns the hook's handle."""
     named = {name.replace("_fsdp_wrapped_module.", ""): part for name, part in module.named_modules()}
@@ -46,13 +58,22 @@ def all_ranks_fail(rank: int, folders: dict) -> dict:
             report[name, place] = hook.state(worker) == before and worker.engine.mode is None
             handle.remove()
             worker.reweight_advantages(hook.rollout(rank))  # and the next pass runs
+    worker = Case("tied", "fsdp2", {"weighting": "oar_g"}).actor(folders, "grail")
+    for forward, how in (("clean", fail), ("noisy", fail_second())):
+        handle = break_at(worker.engine.module, "layers.1.mlp", how)
+        before = hook.state(worker)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            worker.reweight_advantages(hook.rollout(rank))
+        report["OAR-G", forward] = hook.state(worker) == before and worker.engine.mode is None
+        handle.remove()
+        worker.reweight_advantages(hook.rollout(rank))
     return report
 
 
 def test_a_pass_that_fails_leaves_nothing_behind(folders):
     """On one rank: on several, a failure ends the process groups."""
     (report,) = ranks.on_ranks(all_ranks_fail, 1, folders)
-    assert len(report) == 3 and all(report.values()), report
+    assert len(report) == 5 and all(report.values()), report
 
 
 def one_rank_fails(rank: int, folders: dict, name: str) -> tuple[str, float]:

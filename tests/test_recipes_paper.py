@@ -232,7 +232,7 @@ SMALL = [
 ]
 
 
-def train(model: str, method: str, home: Path, out: Path, *overrides: str) -> list[dict]:
+def train(model: str, method: str, home: Path, out: Path) -> list[dict]:
     """Metrics of two steps, which run.sh trained the family's tiny policy."""
     start = home / model
     if not start.exists():
@@ -241,7 +241,7 @@ def train(model: str, method: str, home: Path, out: Path, *overrides: str) -> li
         model, method, "1", str(out), *SMALL, f"actor_rollout_ref.model.path={start}",
         f"data.train_files={home}/data/deepmath.parquet", f"data.val_files={home}/data/math500.parquet",
         "data.train_batch_size=4", "actor_rollout_ref.actor.optim.lr=1e-4", "trainer.total_training_steps=2",
-        "trainer.save_freq=2", "trainer.test_freq=-1", "trainer.val_before_train=False", *overrides,
+        "trainer.save_freq=2", "trainer.test_freq=-1", "trainer.val_before_train=False",
         VERL_FILE_LOGGER_PATH=str(out / "metrics.jsonl"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]

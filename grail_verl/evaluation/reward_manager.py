@@ -11,6 +11,8 @@ from transformers import GenerationConfig
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 from verl.protocol import DataProto
 
+from grail_verl.truncation import is_truncated
+
 FIELD = "grail_verl_evaluation"
 
 
@@ -33,7 +35,6 @@ class EvaluationRewardManager(NaiveRewardManager):
         limit = rollout.response_length
         if rollout.max_model_len is not None:
             limit = min(limit, rollout.max_model_len - int(mask[:prompt_width].sum()))
-        ended = tokens > 0 and int(item.batch["responses"][tokens - 1]) in self.end_tokens
         index = item.non_tensor_batch["extra_info"]["index"]
         note = {
             **result["reward_extra_info"],
@@ -41,7 +42,7 @@ class EvaluationRewardManager(NaiveRewardManager):
             "index": index if isinstance(index, str) else int(index),
             "sample": int(item.non_tensor_batch["session_id"]),
             "response_tokens": tokens,
-            "truncated": tokens >= limit and not ended,
+            "truncated": is_truncated(item.batch["responses"][:tokens].tolist(), limit, self.end_tokens),
         }
         return {**result, "reward_extra_info": {FIELD: json.dumps(note)}}
 
