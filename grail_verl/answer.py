@@ -19,6 +19,7 @@ What is an answer follows what the graders (verl's math_reward, math-verify) rea
   `decode(ids, skip_special_tokens=True)`, the text that is graded. Inside an expression they belong to it.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -63,6 +64,7 @@ class AnswerLocator:
             raise ValueError(f"answer.occurrence is {occurrence!r}, must be one of {', '.join(OCCURRENCES)}")
         self.occurrence = occurrence
         self._table = _token_bytes(tokenizer)
+        self._special = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._verify(tokenizer)
 
     def locate(self, response_ids: list[int], response_mask: list[int] | None = None) -> AnswerSpan | None:
@@ -100,6 +102,18 @@ class AnswerLocator:
             content_start=left_token + 1,
             content_end=max(left_token + 1, right_token),  # both braces may lie in one token
         )
+
+    def texts(self, response_ids: list[int]) -> list[str]:
+        """The text of each token, as a reader sees it; joined, that of the response. A character is with the token
+        that completes it, bytes that are none become U+FFFD, special tokens are as they are written."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        texts = [
+            decoder.decode(self._special[token_id].encode() if token_id in self._special else piece)
+            for token_id, piece in zip(response_ids, self._pieces(response_ids), strict=True)
+        ]
+        if texts:
+            texts[-1] += decoder.decode(b"", final=True)
+        return texts
 
     def _pieces(self, ids: list[int]) -> list[bytes]:
         size = len(self._table)

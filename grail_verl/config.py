@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from grail_verl import weightings
 
 SECTION = "algorithm.grail"
+EVERYONES = frozenset({"weighting", "occurrence", "dump_dir", "dump_responses"})  # options that every scheme reads
 
 CHOICES = {
     "weighting": weightings.NAMES,
@@ -41,6 +42,9 @@ class GrailConfig:
             last is the one that rewards grade.
         statistics: the tokens over which log-saliency is standardised: all of the response (published) or
             only those before the answer.
+        dump_dir: a folder for records of responses and their weights (records.py), written while training;
+            None writes nothing.
+        dump_responses: how many responses of a step are written there, over all ranks; at least 1.
 
     Raises:
         ValueError: a value out of range; names the option, the value and what is allowed.
@@ -56,6 +60,8 @@ class GrailConfig:
     alignment: str = "predictor"
     occurrence: str = "last"
     statistics: str = "response"
+    dump_dir: str | None = None
+    dump_responses: int = 32
 
     def __post_init__(self):
         for name in ("std", "mean", "w_min", "w_max"):
@@ -71,6 +77,11 @@ class GrailConfig:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise _bad_value(name, getattr(self, name), " | ".join(allowed))
+        if self.dump_dir is not None and (not isinstance(self.dump_dir, str) or not self.dump_dir.strip()):
+            raise _bad_value("dump_dir", self.dump_dir, "a folder")
+        count = self.dump_responses
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise _bad_value("dump_responses", count, "a whole number >= 1")
 
     @classmethod
     def from_options(cls, options: Mapping | None) -> "GrailConfig":

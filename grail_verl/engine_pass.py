@@ -1,13 +1,11 @@
 """The saliency pass through verl's FSDP engine: rows that end with their answer → micro-batches → scores.
 
-Stands between the hook (worker.py), which chooses the rows, and saliency.py, which knows neither verl nor
+Stands between the hook (worker.py), which chooses the rows (rows.py), and saliency.py, which knows neither verl nor
 ranks. Inputs are prepared by the engine itself, so packed and padded layouts are verl's own.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -17,64 +15,9 @@ from verl.utils.device import get_device_id, get_device_name, get_torch_device
 from verl.utils.fsdp_utils import fsdp_version
 from verl.utils.ulysses import gather_outputs_and_unpad
 
+from grail_verl.rows import AnswerRow, Budget, answer_positions, pack, response_scores
 from grail_verl.saliency import evaluating, transformer_blocks
-from grail_verl.weightings import AnswerPositions, Weighting
-
-
-@dataclass(frozen=True)
-class AnswerRow:
-    """One response up to the end of its answer.
-
-    Attributes:
-        input_ids: (P + end,) int64, prompt and response tokens; what lies behind the answer is cut off.
-        position_ids: (P + end,) int64.
-        prompt_length: P, at least 1.
-        answer_start: first answer token, counted in the response; the last one ends the row.
-        temperature: the rollout's, for this row.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    prompt_length: int
-    answer_start: int
-    temperature: float
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def answer(self) -> Tensor:
-        return self.input_ids[self.prompt_length + self.answer_start :]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What fits into one micro-batch: tokens (padding included, if padded) or rows, one of the two."""
-
-    packed: bool
-    tokens: int | None = None
-    rows: int | None = None
-
-    def fits(self, lengths: list[int]) -> bool:
-        if self.rows is not None:
-            return len(lengths) <= self.rows
-        used = sum(lengths) if self.packed else max(lengths) * len(lengths)
-        return used <= self.tokens
-
-
-def pack(lengths: list[int], budget: Budget) -> list[list[int]]:
-    """Indices of the rows of each micro-batch. Longest first: packed, a row goes where there is room left;
-    padded, beside the rows next in length. A row over the budget gets a micro-batch of its own."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        open_batches = batches if budget.packed else batches[-1:]
-        for batch in open_batches:
-            if budget.fits([lengths[i] for i in (*batch, index)]):
-                batch.append(index)
-                break
-        else:
-            batches.append([index])
-    return batches
+from grail_verl.weightings import Weighting
 
 
 def saliency_pass(
@@ -178,31 +121,7 @@ def _micro_batch(
     else:
         origins = [(index, 0) for index in range(len(rows))]
     sequence = _Sequence(engine, inputs["input_ids"].shape)
-    keep_BS, spans = torch.zeros(sequence.shape, dtype=torch.bool), []
-    labels_BS, temperature_BS = torch.zeros(sequence.shape, dtype=torch.long), torch.ones(sequence.shape)
-    response_BS = torch.zeros_like(labels_BS)
-    for index, (row, (line, origin)) in enumerate(zip(rows, origins, strict=True)):
-        first = row.prompt_length + row.answer_start
-        predictors = (line, slice(origin + first - 1, origin + len(row) - 1))
-        keep_BS[predictors] = True
-        labels_BS[predictors] = row.answer
-        temperature_BS[predictors] = max(row.temperature, 1e-8)  # clamped as in verl
-        response_BS[predictors] = index
-        spans.append((line, origin + row.prompt_length - 1, origin + len(row) - 1))
-    keep_BS, labels_BS, temperature_BS, response_BS = map(
-        sequence.own_part, (keep_BS, labels_BS, temperature_BS, response_BS)
-    )
-    positions = AnswerPositions(
-        keep_BS.to(device),
-        labels_N=labels_BS[keep_BS].to(device),
-        temperature_N=temperature_BS[keep_BS].to(device),
-        response_N=response_BS[keep_BS].to(device),
-        lengths_R=torch.tensor([len(row.answer) for row in rows], dtype=torch.float32, device=device),
-        spans=spans,
-        seeds=[crc32(row.input_ids.cpu().numpy()) for row in rows],
-        own=sequence.own,
-        group=sequence.group,
-    )
+    positions = answer_positions(rows, origins, sequence.shape, device, sequence.own, sequence.group)
 
     # The engine's own autocast (verl/workers/engine/fsdp/transformer_impl.py, forward_step).
     precision = engine._autocast_dtype
@@ -219,13 +138,7 @@ def _micro_batch(
             recompute,
             loss_scale=weighting.fp16_loss_scale if precision == torch.float16 else 1.0,
         )
-    scores_BS = sequence.whole(scores_BS).cpu()
-    shift = 1 if weighting.alignment == "predictor" else 0
-    scores = []
-    for row, (line, origin) in zip(rows, origins, strict=True):
-        first = origin + row.prompt_length - shift
-        scores.append(scores_BS[line, first : first + len(row) - row.prompt_length])
-    return scores
+    return response_scores(sequence.whole(scores_BS).cpu(), rows, origins, weighting.alignment)
 
 
 class _Sequence:
@@ -243,9 +156,6 @@ class _Sequence:
         self.shape = (shape[0], shape[1] * engine.ulysses_sequence_parallel_size)
         start = dist.get_rank(self.group) * shape[1] if self.group is not None else 0
         self.own = slice(start, start + shape[1])
-
-    def own_part(self, tensor_BS: Tensor) -> Tensor:
-        return tensor_BS[:, self.own]
 
     def whole(self, tensor_BS: Tensor) -> Tensor:
         return gather_outputs_and_unpad(tensor_BS, gather_dim=1, group=self.group)

@@ -6,11 +6,14 @@
 which GRAIL is off.
 """
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from grail_verl.config import SECTION, GrailConfig
+from grail_verl.config import EVERYONES, SECTION, GrailConfig
 from grail_verl.weightings import Weighting, scheme
 
 ESTIMATOR = "grail"
@@ -35,8 +38,10 @@ def prepare(config: DictConfig) -> None:
         section = OmegaConf.to_container(section, resolve=True)
     options = GrailConfig.from_options(section)
     weighting = scheme(options.weighting)
-    _refuse_unread(section or {}, options.weighting, weighting)
+    refuse_unread(section or {}, options)
     _refuse_unserved(config, weighting)
+    if options.dump_dir is not None:
+        options = replace(options, dump_dir=_dump_folder(options.dump_dir))
     with open_dict(config):
         config.algorithm.grail = OmegaConf.structured(options)
         config.actor_rollout_ref.grail = OmegaConf.structured(options)
@@ -58,14 +63,41 @@ def require_prepared(algorithm: DictConfig) -> None:
         )
 
 
-def _refuse_unread(section: Mapping, name: str, weighting: type[Weighting]) -> None:
-    """An option that changes nothing is a misunderstanding, whatever its value."""
-    read = {"weighting", "occurrence", *weighting.options}
+def refuse_unread(section: Mapping, options: GrailConfig) -> None:
+    """An option that changes nothing is a misunderstanding, whatever its value.
+
+    Args:
+        section: what a user wrote.
+        options: those, checked.
+
+    Raises:
+        ValueError: one without effect.
+    """
+    read = EVERYONES | scheme(options.weighting).options
     for option in sorted(section.keys() - read):
         raise ValueError(
-            f"{SECTION}.{option}={section[option]!r} has no effect with {SECTION}.weighting={name}; "
+            f"{SECTION}.{option}={section[option]!r} has no effect with {SECTION}.weighting={options.weighting}; "
             f"allowed: {', '.join(sorted(read))}"
         )
+    if "dump_responses" in section and options.dump_dir is None:
+        raise ValueError(
+            f"{SECTION}.dump_responses={section['dump_responses']!r} has no effect without {SECTION}.dump_dir"
+        )
+
+
+def _dump_folder(folder: str) -> str:
+    """As an absolute path, since Ray's workers run elsewhere. Whether they can write there, too, they find out."""
+    path = Path(folder).expanduser().absolute()
+    known = next(place for place in (path, *path.parents) if place.exists())
+    if "://" in folder:
+        why = "is no folder"
+    elif not known.is_dir():
+        why = f"cannot be a folder: {known} is a file"
+    elif not os.access(known, os.W_OK | os.X_OK):
+        why = f"cannot be written: {known} allows no writing"
+    else:
+        return str(path)
+    raise ValueError(f"{SECTION}.dump_dir={folder!r} {why}; allowed: a folder to write, new or with records of the run")
 
 
 def _refuse_unserved(config: DictConfig, weighting: type[Weighting]) -> None:

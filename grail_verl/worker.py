@@ -18,11 +18,13 @@ from verl.utils.device import get_device_id
 from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import TrainingWorker
 
-from grail_verl.answer import AnswerLocator
+from grail_verl.answer import AnswerLocator, AnswerSpan
 from grail_verl.config import GrailConfig
-from grail_verl.engine_pass import AnswerRow, Budget, saliency_pass
+from grail_verl.dump import Dump, Reweighted
+from grail_verl.engine_pass import saliency_pass
 from grail_verl.failure import ends_on_every_rank
 from grail_verl.metrics import weight_metrics
+from grail_verl.rows import AnswerRow, Budget
 from grail_verl.weightings import scheme
 from grail_verl.weights import behind_answer, finite_responses, response_advantage
 
@@ -37,6 +39,7 @@ class GrailTrainingWorker(TrainingWorker):
     Raises:
         NotImplementedError: a model that reads more than text.
         TypeError, ValueError: a tokenizer in whose tokens no answer can be located.
+        OSError: `dump_dir` cannot be written.
     """
 
     def __init__(self, config: TrainingWorkerConfig, grail: GrailConfig):
@@ -49,6 +52,17 @@ class GrailTrainingWorker(TrainingWorker):
         super().__init__(config)
         self.weighting = scheme(grail.weighting)(grail)
         self.answer_locator = AnswerLocator(self.model_config.tokenizer, grail.occurrence)
+        self.dump = None
+        if grail.dump_dir is not None:
+            self.dump = Dump(
+                grail,
+                self.weighting,
+                self.model_config.tokenizer,
+                self.answer_locator,
+                self.engine.get_data_parallel_rank(),
+                self.engine.get_data_parallel_size(),
+                writes=self.engine.is_mp_src_rank_with_outputs(),
+            )
 
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         metrics = self.reweight_advantages(data)
@@ -69,6 +83,7 @@ class GrailTrainingWorker(TrainingWorker):
 
         Raises:
             RuntimeError: another rank failed.
+            OSError: `dump_dir` cannot be written any more.
         """
         with ends_on_every_rank("GRAIL's saliency pass"):
             return self._reweight_advantages(data)
@@ -78,7 +93,8 @@ class GrailTrainingWorker(TrainingWorker):
         response_mask_BT = _padded(data["response_mask"], response_lengths).bool()
         advantages_BT = _padded(data["advantages"], response_lengths)
         advantages_B = response_advantage(advantages_BT, response_mask_BT)
-        answer_BT, content_BT = self._answer_masks(input_ids, response_lengths, response_mask_BT)
+        spans = self._answer_spans(input_ids, response_lengths, response_mask_BT)
+        answer_BT, content_BT = _answer_masks(spans, response_mask_BT)
 
         needed_B = self.weighting.selected(advantages_B) & (advantages_B != 0) & answer_BT.any(dim=-1)
         scores_BT, seconds = self._scores(data, input_ids, response_lengths, needed_B, answer_BT)
@@ -89,7 +105,7 @@ class GrailTrainingWorker(TrainingWorker):
         _assign_advantages(data, advantages_BT * weights_BT, response_lengths)
 
         finite_B = finite_responses(scores_BT, response_mask_BT)
-        return weight_metrics(
+        metrics = weight_metrics(
             weights_BT,
             advantages_BT,
             response_mask_BT,
@@ -102,19 +118,35 @@ class GrailTrainingWorker(TrainingWorker):
             device=get_device_id(),
             group=self.engine.get_data_parallel_group(),
         )
+        if self.dump is not None:
+            batch = Reweighted(
+                input_ids,
+                response_lengths,
+                spans,
+                response_mask_BT,
+                advantages_B,
+                _rewards(data),
+                scores_BT,
+                weights_BT,
+                scored_B=needed_B,
+                weighted_B=needed_B & finite_B,
+            )
+            self.dump.add(self._step(), batch, metrics)
+        return metrics
 
-    def _answer_masks(
+    def _step(self) -> int:
+        """This update's number, counted through resumed runs: the scheduler steps once an update and is saved with a
+        checkpoint. It is verl's own step wherever a step holds one update of the actor; no trainer tells it here."""
+        return self.engine.lr_scheduler.last_epoch + 1
+
+    def _answer_spans(
         self, input_ids: Sequence[Tensor], response_lengths: list[int], response_mask_BT: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        answer_BT, content_BT = torch.zeros_like(response_mask_BT), torch.zeros_like(response_mask_BT)
-        own = response_mask_BT.sum(dim=-1).tolist()
+    ) -> list[AnswerSpan | None]:
+        own, spans = response_mask_BT.sum(dim=-1).tolist(), []
         for row, (ids, length) in enumerate(zip(input_ids, response_lengths, strict=True)):
             mask = None if own[row] == length else response_mask_BT[row, :length].tolist()
-            span = self.answer_locator.locate(ids[len(ids) - length :].tolist(), mask)
-            if span is not None:
-                answer_BT[row, span.start : span.end] = True
-                content_BT[row, span.content_start : span.content_end] = True
-        return answer_BT, content_BT
+            spans.append(self.answer_locator.locate(ids[len(ids) - length :].tolist(), mask))
+        return spans
 
     def _scores(
         self,
@@ -204,6 +236,26 @@ def _response_lengths(data: TensorDict) -> list[int]:
         return responses.offsets().diff().tolist()
     # The legacy trainer keeps responses padded; the attention mask says what is padding.
     return data["attention_mask"][:, -responses.shape[1] :].sum(dim=-1).tolist()
+
+
+def _answer_masks(spans: Sequence[AnswerSpan | None], response_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the answers, and of what stands within their braces."""
+    answer_BT, content_BT = torch.zeros_like(response_mask_BT), torch.zeros_like(response_mask_BT)
+    for row, span in enumerate(spans):
+        if span is not None:
+            answer_BT[row, span.start : span.end] = True
+            content_BT[row, span.content_start : span.content_end] = True
+    return answer_BT, content_BT
+
+
+def _rewards(data: TensorDict) -> Tensor | None:
+    """(B,): each response's score, which verl's trainers hand over token by token."""
+    if "rm_scores" not in data:
+        return None
+    scores = data["rm_scores"]
+    if scores.is_nested:
+        return torch.stack([row.sum() for row in _rows(scores)]).float()
+    return scores.sum(dim=-1).float()
 
 
 def _assign_advantages(data: TensorDict, advantages_BT: Tensor, lengths: list[int]) -> None:

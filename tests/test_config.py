@@ -21,6 +21,8 @@ def test_defaults_are_the_published_ones_except_occurrence():
         "alignment": "predictor",
         "occurrence": "last",
         "statistics": "response",
+        "dump_dir": None,  # nothing is written
+        "dump_responses": 32,
     }
 
 
@@ -40,6 +42,11 @@ def test_defaults_are_the_published_ones_except_occurrence():
         ({"occurrence": "any"}, ["algorithm.grail.occurrence='any'", "last | first"]),
         ({"statistics": "all"}, ["algorithm.grail.statistics='all'", "response | reasoning"]),
         ({"weighting": "oarg"}, ["algorithm.grail.weighting='oarg'", "grail | oar_g"]),
+        ({"dump_dir": ""}, ["algorithm.grail.dump_dir=''", "a folder"]),
+        ({"dump_dir": 3}, ["algorithm.grail.dump_dir=3", "a folder"]),
+        ({"dump_responses": 0}, ["algorithm.grail.dump_responses=0", "a whole number >= 1"]),
+        ({"dump_responses": True}, ["algorithm.grail.dump_responses=True", "a whole number >= 1"]),
+        ({"dump_responses": 1.5}, ["algorithm.grail.dump_responses=1.5", "a whole number >= 1"]),
         (0.3, ["algorithm.grail=0.3", "not a section"]),
     ],
 )

@@ -108,7 +108,7 @@ def test_float16_gradients_are_scaled():
     [
         (
             ["+algorithm.grail.std=0.3"],
-            "algorithm.grail.std=0.3 has no effect with algorithm.grail.weighting=oar_g; allowed: occurrence, w",
+            "algorithm.grail.std=0.3 has no effect with algorithm.grail.weighting=oar_g; allowed: dump_dir, dump_r",
         ),
         (
             ["actor_rollout_ref.model.use_fused_kernels=True"],

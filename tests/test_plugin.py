@@ -44,6 +44,37 @@ def test_a_prepared_config_holds_every_option_where_logger_and_workers_look():
     assert OmegaConf.to_container(config, resolve=True)["algorithm"]["grail"]["w_max"] == 5.0
 
 
+@pytest.mark.parametrize("weighting", ["grail", "oar_g"])
+def test_records_go_to_the_same_folder_wherever_a_worker_runs(tmp_path, monkeypatch, weighting):
+    monkeypatch.chdir(tmp_path)
+    options = [f"+algorithm.grail.weighting={weighting}", "+algorithm.grail.dump_responses=8"]
+    config = composed("algorithm.adv_estimator=grail", *options, "+algorithm.grail.dump_dir=runs/records")
+    prepare(config)
+    grail = OmegaConf.to_object(config.actor_rollout_ref.grail)
+    assert grail.dump_dir == f"{tmp_path}/runs/records" and grail.dump_responses == 8
+    assert not (tmp_path / "runs").exists()  # whoever writes makes it
+    (tmp_path / "runs/records").mkdir(parents=True)  # as a run finds it that resumes
+    config = composed("algorithm.adv_estimator=grail", f"+algorithm.grail.dump_dir={tmp_path}/runs/../runs/records")
+    prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["dump_dir=file"], "algorithm.grail.dump_dir='file' cannot be a folder: {here}/file is a file"),
+        (["dump_dir=file/records"], "dump_dir='file/records' cannot be a folder: {here}/file is a file"),
+        (["dump_dir='s3://bucket'"], "algorithm.grail.dump_dir='s3://bucket' is no folder"),
+        (["dump_responses=32"], "algorithm.grail.dump_responses=32 has no effect without algorithm.grail.dump_dir"),
+    ],
+)
+def test_records_that_could_not_be_written_are_refused(tmp_path, monkeypatch, options, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError) as error:
+        prepare(composed("algorithm.adv_estimator=grail", *(f"+algorithm.grail.{option}" for option in options)))
+    assert says.format(here=tmp_path) in str(error.value)
+
+
 def test_off_leaves_the_config_as_it_is():
     config = composed("algorithm.adv_estimator=grpo", "+algorithm.grail.std=-1")
     before = OmegaConf.to_container(config)

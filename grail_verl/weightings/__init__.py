@@ -61,7 +61,7 @@ class Weighting(ABC):
     """A weighting scheme. Shapes: B responses, T response tokens, S input positions of a micro-batch.
 
     Attributes:
-        options: names of the options it reads, beside `weighting` and `occurrence`, which are everyone's.
+        options: names of the options it reads, beside those that are everyone's (config.EVERYONES).
         needs_logits: verl's fused kernels, which give log-probs in place of logits, are refused.
         bounds: where it clips weights, for the metrics `clip_frac_*`.
         alignment: predictor | token: the input position whose score is a token's.
