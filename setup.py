@@ -11,8 +11,11 @@ from setuptools import find_namespace_packages, setup
 # With Hydra's antlr. This very version: reward.py mends what it misreads.
 MATH = ["math-verify[antlr4_9_3]==0.9.0", "openai>=2", "rich"]
 
+REPORT = ["matplotlib", "rich"]
+
 CPU = [
     *MATH,
+    *REPORT,
     "verl==0.9.1",
     "torch==2.13.0",
     "transformers>=5.10,<5.11",
@@ -20,7 +23,6 @@ CPU = [
     "cachetools",
     "fastapi",
     "uvicorn",
-    "matplotlib",
 ]
 
 setup(
@@ -32,13 +34,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_namespace_packages(include=["grail_verl*", "hydra_plugins*"]),
-    package_data={"grail_verl.conf": ["**/*.yaml"]},
+    package_data={"grail_verl.conf": ["**/*.yaml"], "grail_verl.report": ["page.html", "page.css", "page.js"]},
     install_requires=["omegaconf>=2.3", "packaging", "wrapt>=1.15"],
     extras_require={
         "cpu": CPU,
         "math": MATH,
+        "report": REPORT,
         "vllm": ["verl[vllm]==0.9.1"],
-        "test": [*CPU, "pytest", "hypothesis", "reasoning-gym", "ruff", "sentencepiece"],
+        "test": [*CPU, "pytest", "hypothesis", "playwright", "reasoning-gym", "ruff", "sentencepiece"],
     },
     entry_points={"verl.plugins": ["grail = grail_verl.plugin"]},
 )
