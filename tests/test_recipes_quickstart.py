@@ -96,7 +96,7 @@ def test_tokenizer_survives_saving_and_the_answer_is_found_in_its_tokens(tmp_pat
 
 def test_demonstrations_do_not_imitate_the_problem():
     tokenizer = build_tokenizer()
-    inputs, labels = demonstrations(tokenizer, random.Random(0))
+    inputs, _, labels = demonstrations(tokenizer, random.Random(0))
     first = tokenizer.decode(inputs[0][labels[0] == -100])
     assert first.startswith("<|user|>") and first.endswith("<|assistant|>")
     assert tokenizer.decode(labels[0][labels[0] != -100]).endswith("}<|im_end|>")

@@ -59,21 +59,21 @@ def demonstrations(tokenizer, rng):
     inputs = tokenizer(texts, return_tensors="pt").input_ids
     labels = inputs.clone()
     labels[:, : 1 + len(problems[0]) + 1] = -100  # the problem is given, not imitated
-    return inputs, labels
+    return inputs, None, labels
 
 
-def build_model(tokenizer):
-    torch.manual_seed(0)
-    rng = random.Random(0)
+def train_policy(tokenizer, batches, steps, hidden_size=128, layers=3, heads=4, seed=0):
+    """A Qwen3 from random weights, trained on so many batches of token ids, attention mask and labels."""
+    torch.manual_seed(seed)
     model = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            head_dim=32,
+            hidden_size=hidden_size,
+            intermediate_size=2 * hidden_size,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            head_dim=hidden_size // heads,
             max_position_embeddings=256,
             tie_word_embeddings=True,
             pad_token_id=tokenizer.pad_token_id,
@@ -87,11 +87,10 @@ def build_model(tokenizer):
         torch.optim.Muon(matrices, lr=0.02, weight_decay=0.0),
         torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    learning_rate = lambda step: min((step + 1) / 20, 1 - step / STEPS)  # noqa: E731
+    learning_rate = lambda step: min((step + 1) / 20, 1 - step / steps)  # noqa: E731
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate) for optimizer in optimizers]
-    for _ in track(range(STEPS), "Building the policy"):
-        inputs, labels = demonstrations(tokenizer, rng)
-        model(input_ids=inputs, labels=labels).loss.backward()
+    for inputs, mask, labels in track(batches, "Building the policy", total=steps):
+        model(input_ids=inputs, attention_mask=mask, labels=labels).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules):
             optimizer.step()
@@ -114,5 +113,6 @@ if __name__ == "__main__":
     if folder.exists():
         print(f"The policy is there already: {folder}")
     else:
-        tokenizer = build_tokenizer()
-        save_whole(folder, build_model(tokenizer), tokenizer)
+        tokenizer, rng = build_tokenizer(), random.Random(0)
+        batches = (demonstrations(tokenizer, rng) for _ in range(STEPS))
+        save_whole(folder, train_policy(tokenizer, batches, STEPS), tokenizer)

@@ -1,0 +1,85 @@
+"""The study's starting policies: small Qwen3s that imitate worked solutions with mistakes in them.
+
+    python -m recipes.study.policy chains outputs/study/chains/policy
+
+Between a task (chains.py, legs.py) and train.py. As of the quick start's policy, the result is an ordinary Hugging Face
+folder, there as a whole or not at all; which one it is, task, sizes and steps decide.
+"""
+
+import argparse
+import importlib
+import random
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from recipes.quickstart.policy import CHAT_TEMPLATE, SPECIAL, save_whole, train_policy
+
+TASKS = ("chains", "legs")
+STEPS = {"chains": 600, "legs": 400}
+
+
+def task_module(name: str):
+    return importlib.import_module(f"recipes.study.{name}")
+
+
+def demonstration(task, rng: random.Random) -> tuple[str, str]:
+    """A problem and a solution as a policy reads and writes them."""
+    problem = task.draw_problem(rng)
+    return f"<|user|>{problem}<|assistant|>", "".join(s.text for s in task.work_out(problem, rng)) + "<|im_end|>"
+
+
+def build_tokenizer(task) -> PreTrainedTokenizerFast:
+    """Byte-level BPE in which every digit and every sign is a token, and every word of the task one."""
+    rng = random.Random(0)
+    texts = ["".join(demonstration(task, rng)) for _ in range(2000)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Punctuation("isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=1000, min_frequency=2, special_tokens=SPECIAL, show_progress=False)
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|im_end|>",
+        extra_special_tokens=SPECIAL[2:],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=256,
+    )
+
+
+def demonstrations(task, tokenizer, rng: random.Random, size: int):
+    """A batch; padding and problems are not imitated."""
+    pairs = [demonstration(task, rng) for _ in range(size)]
+    batch = tokenizer([problem + solution for problem, solution in pairs], padding=True, return_tensors="pt")
+    labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+    for row, (problem, _) in enumerate(pairs):
+        labels[row, : len(tokenizer(problem).input_ids)] = -100
+    return batch.input_ids, batch.attention_mask, labels
+
+
+def build(task_name: str, folder: Path, steps: int | None = None, hidden_size: int = 96, layers: int = 4) -> None:
+    """Nothing, where the folder is there."""
+    if folder.exists():
+        return
+    task = task_module(task_name)
+    tokenizer, rng = build_tokenizer(task), random.Random(0)
+    batches = (demonstrations(task, tokenizer, rng, 64) for _ in range(steps or STEPS[task_name]))
+    model = train_policy(tokenizer, batches, steps or STEPS[task_name], hidden_size, layers)
+    save_whole(folder, model, tokenizer)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    build(given.task, given.folder)

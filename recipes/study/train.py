@@ -1,0 +1,271 @@
+"""One run of the study: one policy, trained in one process by verl's own worker, engine and loss.
+
+    python -m recipes.study.train chains grail --lr 1e-4 --seed 0 --out outputs/study/run.json
+
+verl's ActorRolloutRefWorker, with the plugin's hook in it, takes the step, and the plugin's generation server, which
+`+grail=cpu` runs as a Ray actor, writes the responses; Ray, TransferQueue and nine processes' start-up are left out.
+Config, order of the problems, random numbers of each response, reward and advantages are those of main_ppo with the
+same overrides; main_ppo.py runs that and shows both curves. Simplification: the rollout's log-probs are the old ones,
+where main_ppo computes them again.
+
+Of the same seed, every method starts from the same policy and is given the same problems and random numbers.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+
+from recipes.study.policy import TASKS, build, task_module
+from recipes.study.reward import compute_score
+
+METHODS = {
+    "grpo": ["algorithm.adv_estimator=grpo"],
+    "grail": ["algorithm.adv_estimator=grail"],
+    "oar_g": ["algorithm.adv_estimator=grail", "+algorithm.grail.weighting=oar_g"],
+    "shuffled": ["algorithm.adv_estimator=grail"],
+    "surprise": ["algorithm.adv_estimator=grail"],
+}
+STEPS, EVALUATE_EVERY = 40, 8
+PROMPTS, SAMPLES = 8, 8  # a step
+PROBLEMS, HELD_OUT, TRIES = 2048, 128, 3
+KEPT = ("reward", "grad_norm", "grail/weight_mean", "grail/weight_std", "grail/advantage_scale_ratio")
+
+
+@dataclass(frozen=True)
+class Run:
+    task: str
+    method: str
+    lr: float
+    seed: int
+
+
+def policy_folder(task: str) -> Path:
+    return Path("outputs/study", task, "policy")
+
+
+def problems(task: str, count: int, validation: bool) -> list[str]:
+    """The same for every run."""
+    rng = random.Random(int(validation))
+    return [task_module(task).draw_problem(rng, validation) for _ in range(count)]
+
+
+def overrides(run: Run) -> list[str]:
+    """What a user would give to main_ppo."""
+    return [
+        "+grail=cpu",
+        *METHODS[run.method],
+        f"data.seed={run.seed}",
+        f"data.train_batch_size={PROMPTS}",
+        "data.max_prompt_length=96",
+        f"data.max_response_length={task_module(run.task).RESPONSE_TOKENS}",
+        f"actor_rollout_ref.model.path={policy_folder(run.task)}",
+        "actor_rollout_ref.model.use_remove_padding=False",
+        f"actor_rollout_ref.actor.optim.lr={run.lr}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS}",
+        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={PROMPTS * SAMPLES}",
+        f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={PROMPTS * SAMPLES}",
+        f"actor_rollout_ref.rollout.n={SAMPLES}",
+        f"actor_rollout_ref.rollout.seed={run.seed}",
+        f"trainer.total_training_steps={STEPS}",
+    ]
+
+
+def area(evaluation: Sequence[dict], measure: str) -> float:
+    """Mean of an accuracy over the run: the area under its curve, by trapezoids, over the number of steps."""
+    steps = [point["step"] for point in evaluation]
+    return float(np.trapezoid([point[measure] for point in evaluation], steps) / (steps[-1] - steps[0]))
+
+
+def compose(given: Sequence[str]):
+    """verl's config, checked by verl and the plugin as main_ppo does."""
+    from hydra import compose, initialize_config_module
+    from verl.utils.config import validate_config
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", list(given))
+    validate_config(config, use_reference_policy=False, use_critic=False)
+    return config
+
+
+class Trainer:
+    """The parts of main_ppo that a run needs, in this process."""
+
+    def __init__(self, run: Run):
+        from verl.trainer.ppo.utils import create_rl_sampler
+        from verl.utils.config import omega_conf_to_dataclass
+        from verl.workers.engine_workers import ActorRolloutRefWorker
+
+        from grail_verl.cpu.rollout import GenerationServer
+        from recipes.study.weightings import Shuffled, Surprise
+
+        self.run, self.config = run, compose(overrides(run))
+        worker = ActorRolloutRefWorker(self.config.actor_rollout_ref, role="actor")
+        worker.init_model()
+        self.actor = worker.actor
+        if run.method == "shuffled":
+            self.actor.weighting = Shuffled(self.actor.weighting.config, run.seed)
+        elif run.method == "surprise":
+            self.actor.weighting = Surprise(self.actor.weighting.config)
+        self.tokenizer = self.actor.model_config.tokenizer
+        self.server = GenerationServer(
+            omega_conf_to_dataclass(self.config.actor_rollout_ref.rollout), self.actor.model_config, replica_rank=0
+        )
+        self.held_out = problems(run.task, HELD_OUT, validation=True)
+        training = problems(run.task, PROBLEMS, validation=False)
+        self.training = (training[index] for index in create_rl_sampler(self.config.data, training))
+
+    def prompt(self, problem: str) -> list[int]:
+        message = [{"role": "user", "content": problem}]
+        return self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+
+    async def respond(self, asked: Sequence[tuple[str, float]]) -> list[tuple[list[int], list[float], float]]:
+        """Tokens, log-probs and reward for problems and temperatures."""
+        answers = await asyncio.gather(
+            *[
+                self.server.generate(self.prompt(problem), {"temperature": temperature, "logprobs": True}, "")
+                for problem, temperature in asked
+            ]
+        )
+        return [
+            (answer.token_ids, answer.log_probs, self.score(problem, answer.token_ids))
+            for (problem, _), answer in zip(asked, answers, strict=True)
+        ]
+
+    def score(self, problem: str, tokens: list[int]) -> float:
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return compute_score(self.run.task, text, "", {"problem": problem})
+
+    async def hand_over(self, step: int) -> None:
+        named, _ = self.actor.engine.get_per_tensor_param()
+        weights = {name: tensor.detach().numpy() for name, tensor in named}
+        await self.server.update_weights(weights, step, last=True)
+
+    async def evaluate(self) -> dict[str, float]:
+        asked = [(problem, temperature) for problem in self.held_out for temperature in [1.0] * TRIES + [0.0]]
+        scores = np.array([score for *_, score in await self.respond(asked)]).reshape(-1, TRIES + 1)
+        sampled, greedy = scores[:, :TRIES], scores[:, TRIES]
+        return {"sampled": sampled.mean(), "greedy": greedy.mean(), "pass@3": sampled.max(axis=1).mean()}
+
+    async def step(self) -> dict[str, float]:
+        """One of verl's steps; the mean reward and the actor's metrics."""
+        drawn = [next(self.training) for _ in range(PROMPTS)]
+        asked = [problem for problem in drawn for _ in range(SAMPLES)]
+        responses = await self.respond([(problem, 1.0) for problem in asked])
+        output = self.actor.train_mini_batch(self.batch(asked, responses))
+        from verl.utils import tensordict_utils as tu
+
+        metrics = {name: np.mean(value) for name, value in tu.get(output, "metrics").items()}
+        return {"reward": np.mean([reward for *_, reward in responses]), **metrics}
+
+    def batch(self, asked: Sequence[str], responses: Sequence[tuple[list[int], list[float], float]]) -> TensorDict:
+        """What verl's trainer hands to the actor (V1's `_compute_advantage` and `_update_actor`)."""
+        from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+        from verl.utils import tensordict_utils as tu
+
+        lengths = [len(tokens) for tokens, *_ in responses]
+        mask_BT = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        rewards_BT = torch.zeros(mask_BT.shape)
+        rewards_BT[:, 0] = torch.tensor([reward for *_, reward in responses])
+        advantages_BT, _ = compute_grpo_outcome_advantage(
+            rewards_BT,
+            mask_BT.float(),
+            np.array(asked),
+            norm_adv_by_std_in_grpo=self.config.algorithm.norm_adv_by_std_in_grpo,
+        )
+        rows: dict[str, list] = {}
+        for row, (problem, (tokens, log_probs, _)) in enumerate(zip(asked, responses, strict=True)):
+            prompt, response = torch.tensor(self.prompt(problem)), torch.tensor(tokens)
+            ones = torch.ones_like(response)
+            for name, values in {
+                "prompts": prompt,
+                "responses": response,
+                "input_ids": torch.cat([prompt, response]),
+                "position_ids": torch.arange(len(prompt) + len(response)),
+                "response_mask": ones,
+                "loss_mask": ones,
+                "advantages": advantages_BT[row, : len(tokens)],
+                "old_log_probs": torch.tensor(log_probs),
+            }.items():
+                rows.setdefault(name, []).append(values)
+        actor = self.config.actor_rollout_ref.actor
+        settings = {
+            "temperature": 1.0,
+            "mini_batch_size": PROMPTS * SAMPLES,
+            "global_batch_size": PROMPTS * SAMPLES,
+            "epochs": actor.ppo_epochs,
+            "seed": actor.data_loader_seed,
+            "dataloader_kwargs": {"shuffle": actor.shuffle},
+            "calculate_entropy": False,
+            "pad_token_id": self.tokenizer.pad_token_id,
+        }
+        nested = {name: torch.nested.as_nested_tensor(values, layout=torch.jagged) for name, values in rows.items()}
+        return tu.get_tensordict(nested, non_tensor_dict=settings)
+
+    async def train(self) -> dict[str, list]:
+        """The curves: training metrics at every step, evaluations before, between and after."""
+        await self.hand_over(0)
+        curves = {"training": {}, "evaluation": [{"step": 0, **await self.evaluate()}]}
+        for step in range(1, STEPS + 1):
+            for name, value in (await self.step()).items():
+                if name in KEPT:
+                    curves["training"].setdefault(name, []).append(round(float(value), 5))
+            await self.hand_over(step)
+            if step % EVALUATE_EVERY == 0:
+                curves["evaluation"].append({"step": step, **await self.evaluate()})
+        return curves
+
+
+def main(run: Run, out: Path, policy: Path | None = None) -> None:
+    """Writes the run's results, and the trained policy where a folder is given for it."""
+    started = time.perf_counter()
+    build(run.task, policy_folder(run.task))
+    torch.set_num_threads(1)
+    torch.manual_seed(run.seed)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    trainer = Trainer(run)
+    curves = asyncio.run(trainer.train())
+    if policy is not None:
+        from recipes.quickstart.policy import save_whole
+
+        save_whole(policy, trainer.server.generator.model, trainer.tokenizer)
+    result = {
+        "run": vars(run),
+        "command": f"python -m recipes.study.train {run.task} {run.method} --lr {run.lr:g} --seed {run.seed}",
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in ("grail-verl", "torch", "verl")}},
+        "seconds": round(time.perf_counter() - started, 1),
+        **curves,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(result, default=float) + "\n")
+    unfinished.rename(out)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("--lr", type=float, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--policy", type=Path, help="folder for the trained policy")
+    given = parser.parse_args()
+    main(Run(given.task, given.method, given.lr, given.seed), given.out, given.policy)
+    sys.exit(0)
