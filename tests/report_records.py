@@ -13,7 +13,7 @@ HOSTILE = ("</script>", "<script>alert(1)</script>", "<img src=x onerror=alert(1
 def some_response(generator, step: int, row: int, *, correct: bool, words=WORDS, tokens=None, **changes) -> dict:
     """A response: its reasoning, its answer, an end; weighted from made-up saliency that grows towards the answer."""
     length = int(generator.integers(10, 80)) if tokens is None else tokens
-    texts = [str(word) for word in generator.choice(words, length)]
+    texts = [words[place] for place in generator.integers(len(words), size=length)]
     texts += [" \\", "boxed", "{", "7" if correct else "8", "}", ".", "<|end|>"]
     start, total = length, len(texts)
     saliency = np.exp(generator.normal(0, 1, total) + np.linspace(0, 1.5 + 0.2 * step, total))

@@ -29,7 +29,7 @@ function visible(text) {
   if (text === "") return "∅";
   if (/^ +$/.test(text)) return text.replaceAll(" ", "␣");
   return text.replaceAll("\n", "↵\n").replaceAll("\t", "⇥\t").replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) =>
-    "\n\t".includes(character) ? character : `⟨U+${character.codePointAt(0).toString(16).toUpperCase()}⟩`);
+    "\n\t".includes(character) ? character : `⟨U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 }
 
 function isForeign(response, place) {
