@@ -7,7 +7,9 @@ from grail_verl.config import GrailConfig
 from grail_verl.records import Writer, response_record
 
 WORDS = (" so", " we", " add", " 3", " and", " 4", ",", " the", " sum", "\n", "  ", " naïve", " 数", " 🙂", "", "\t")
-HOSTILE = ("</script>", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<!--", "&lt;", "\u202e", "\x00")
+HOSTILE = (
+    "</script>", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<!--", "&lt;", "\u202e", "\x00", "w" * 99
+)  # fmt: skip
 
 
 def some_response(generator, step: int, row: int, *, correct: bool, words=WORDS, tokens=None, **changes) -> dict:

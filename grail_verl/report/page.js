@@ -71,6 +71,11 @@ function description(response, place) {
 
 // --- Responses --------------------------------------------------------------------------------------------------
 
+function answerOf(response) {
+  const text = response.tokens.slice(response.answer[0], response.answer[3]).map(visible).join("").trim();
+  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+}
+
 function card(response) {
   const made = element("article");
   const rank = severalRanks ? `, rank ${response.rank}` : "";
@@ -80,8 +85,7 @@ function card(response) {
     response.reward === null ? "no reward" : `reward ${shortened(response.reward)}`,
     `advantage ${shortened(response.advantage)}`,
     `${response.tokens.length.toLocaleString("en")} tokens`,
-    response.answer === null ? "no answer"
-      : `answer ${response.tokens.slice(response.answer[0], response.answer[3]).map(visible).join("").trim()}`,
+    response.answer === null ? "no answer" : `answer ${answerOf(response)}`,
     response.weighted ? "weighted" : "not weighted",
   ];
   made.append(element("p", "facts", facts.join(" · ")));
