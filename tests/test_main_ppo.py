@@ -10,10 +10,13 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pandas as pd
 import pytest
 import tiny
+
+from grail_verl import attribute, records
 
 pytestmark = pytest.mark.end_to_end
 
@@ -140,6 +143,34 @@ def check(metrics: dict[int, dict]) -> None:
     assert max(metrics[step]["actor/grail/saliency_rows"] for step in steps) > 0
 
 
+def check_against_rollouts(responses: list[dict], folder) -> None:
+    """Steps and rewards are those of verl's own dump; both outcomes are there."""
+    for response in responses:
+        lines = map(json.loads, (folder / f"{response['step']}.jsonl").read_text().splitlines())
+        text = "".join(response["tokens"]).replace("<|im_end|>", "")
+        assert (text, response["reward"]) in {(line["output"], line["score"]) for line in lines}
+        assert response["advantage"] >= 0 if response["reward"] else response["advantage"] <= 0
+    assert {response["reward"] for response in responses} == {0.0, 1.0}
+
+
+def check_against_attribution(responses: list[dict], home) -> None:
+    """What attribution makes of the first policy's part of verl's dump: the same, from text alone."""
+    attribute.main([
+        f"{home}/policy", "--rollouts", f"{home}/rollouts/1.jsonl", "--out", f"{home}/after", "rollouts=all",
+    ])
+    after = {"".join(one["tokens"]): one for one in records.read(home / "after").responses}
+    compared = 0
+    for response in responses:
+        if response["step"] == 1 and response["weighted"]:
+            other = after["".join(response["tokens"])]
+            assert other["prompt"] == response["prompt"]
+            if other["tokens"] == response["tokens"]:  # else they are not the tokens that were sampled
+                assert other["weight"] == pytest.approx(response["weight"], rel=1e-3)
+                assert other["saliency"] == pytest.approx(response["saliency"], rel=1e-3, abs=1e-6)
+                compared += 1
+    assert compared > 0
+
+
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", RUNS)
 def test_trains(name, home):
@@ -154,14 +185,27 @@ def test_trains_validates_saves_and_resumes(home):
     overrides = [
         *FSDP2, "trainer.resume_mode=auto", "trainer.save_freq=1",
         "trainer.test_freq=1", "trainer.val_before_train=True",
+        "+algorithm.grail.dump_dir=records", "+algorithm.grail.dump_responses=7", "trainer.rollout_data_dir=rollouts",
     ]
     metrics = train(home, "first.jsonl", *overrides)
     assert sorted(metrics) == [0, 1, 2] and all(any("val-" in name for name in metrics[step]) for step in metrics)
     check(metrics)
+    found = records.read(home / "records")
+    assert Counter(response["step"] for response in found.responses) == {1: 7, 2: 7}
+    for step in (1, 2):
+        assert found.metrics[step] == {
+            name.removeprefix("actor/grail/"): value for name, value in metrics[step].items() if "actor/grail" in name
+        }
+    check_against_rollouts(found.responses, home / "rollouts")
+    check_against_attribution(found.responses, home)
 
     metrics = train(home, "second.jsonl", *overrides, "trainer.total_training_steps=3")
     assert sorted(metrics) == [2, 3]  # validated at step 2, where the checkpoint is, then trained one step
     assert "actor/grail/weight_mean" in metrics[3] and "actor/grail/weight_mean" not in metrics[2]
+    resumed = records.read(home / "records")
+    assert [response for response in resumed.responses if response["step"] < 3] == found.responses
+    assert Counter(response["step"] for response in resumed.responses) == {1: 7, 2: 7, 3: 7}
+    assert sorted(resumed.metrics) == [1, 2, 3]
 
 
 @pytest.mark.sweep
