@@ -1,7 +1,7 @@
 "use strict";
 // Responses as coloured tokens, chosen and ordered by the form. Their text reaches the page as text nodes alone.
 
-const AT_ONCE = 10; // responses of an outcome
+const AT_ONCE = 10, TOKENS_AT_ONCE = 5000; // of an outcome, whichever is met first
 const { mean, spread, prompts, responses } = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("choice");
 const field = (name) => form.elements.namedItem(name);
@@ -115,9 +115,11 @@ const columns = ["correct", "wrong"].map((outcome) => {
 });
 
 function extend(column) {
-  const next = column.chosen.slice(column.shown, column.shown + AT_ONCE);
-  column.cards.append(...next.map(card));
-  column.shown += next.length;
+  const end = Math.min(column.shown + AT_ONCE, column.chosen.length);
+  for (let tokens = 0; column.shown < end && tokens < TOKENS_AT_ONCE; column.shown += 1) {
+    column.cards.append(card(column.chosen[column.shown]));
+    tokens += column.chosen[column.shown].tokens.length;
+  }
   column.more.hidden = column.shown === column.chosen.length;
   column.count.value = `– ${column.shown.toLocaleString("en")} of ${column.chosen.length.toLocaleString("en")}`;
 }

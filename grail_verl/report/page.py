@@ -77,9 +77,10 @@ def _overview(numbers: Mapping) -> list[str]:
         steps = f"{of['steps']:,} steps, {of['first_step']} to {of['last_step']}"
     sentences = [
         f"{of['total']:,} responses of {steps}: {of['correct']:,} correct, {of['wrong']:,} wrong. "
-        f"{of['with_answer']:,} have an answer, {of['weighted']:,} were weighted by the saliency of their tokens. The "
-        "others keep weight 1 before the answer, and are in no figure of weights."
+        f"{of['with_answer']:,} have an answer, {of['weighted']:,} were weighted by the saliency of their tokens."
     ]
+    if of["weighted"] < of["total"]:
+        sentences.append("The others keep weight 1 before the answer, and are in no figure of weights.")
     if of["without_reward"]:
         sentences.append(
             f"{of['without_reward']:,} came without a reward: correct is there what has an advantage above 0, "
