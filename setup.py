@@ -25,6 +25,8 @@ CPU = [
     "uvicorn",
 ]
 
+STUDY = ["reasoning-gym", "scipy"]
+
 setup(
     name="grail-verl",
     version="0.1.0",
@@ -40,8 +42,9 @@ setup(
         "cpu": CPU,
         "math": MATH,
         "report": REPORT,
+        "study": [*CPU, *STUDY],
         "vllm": ["verl[vllm]==0.9.1"],
-        "test": [*CPU, "pytest", "hypothesis", "playwright", "reasoning-gym", "ruff", "sentencepiece"],
+        "test": [*CPU, *STUDY, "pytest", "hypothesis", "playwright", "ruff", "sentencepiece"],
     },
     entry_points={"verl.plugins": ["grail = grail_verl.plugin"]},
 )

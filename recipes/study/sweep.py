@@ -21,7 +21,7 @@ from recipes.study.policy import TASKS, build
 from recipes.study.train import METHODS, Run, area, policy_folder
 
 RESULTS = Path("recipes/study/results")
-RATES = {"chains": (5e-5, 1e-4, 2e-4), "legs": (1e-4, 3e-4, 6e-4)}
+RATES = {"chains": (5e-5, 1e-4, 2e-4, 4e-4, 8e-4), "legs": (1e-4, 3e-4, 6e-4)}
 TUNING_SEEDS = (100,)
 SEEDS = range(8)
 
