@@ -1,11 +1,16 @@
 """All cells of the credit benchmark, or some: tasks, sizes and stages of training.
 
     python -m recipes.study.credit_cells                                  # all that are missing
-    python -m recipes.study.credit_cells chains-48-quarter chains-48-imitation
+    python -m recipes.study.credit_cells chains-48-half chains-48-imitation
 
-Builds each cell's policy and runs credit.py on it; a policy or a result that is there is left as it is. A `quarter` is
-imitation with a quarter of the steps. The middle size is policy.py's own, train.py's start. Policies that reinforcement
-learning leaves behind are cells of their own: credit.py takes any folder.
+Builds each cell's policy and runs credit.py on it; a policy or a result that is there is left as it is. A `half` is
+imitation with half of the steps. The middle size is policy.py's own, which train.py starts from; an `rl` is what
+train.py made of it with GRAIL, and must be there:
+
+    python -m recipes.study.train chains grail --lr 4e-4 --seed 0 --out outputs/study/grail.json \\
+        --policy outputs/study/chains/grail
+
+credit.py takes any other folder.
 """
 
 import sys
@@ -15,32 +20,50 @@ from recipes.study import credit
 from recipes.study.policy import STEPS, TASKS, build
 
 SIZES, OWN_SIZE = (48, 96, 192), 96
-POLICIES, RESULTS = Path("outputs/study/credit"), Path("recipes/study/results/credit")
+POLICIES, RESULTS = Path("outputs/study"), Path("recipes/study/results/credit")
 CELLS = {
     f"{task}-{size}-{stage}": (task, size, stage)
     for size in SIZES
     for task in TASKS
-    for stage in ("quarter", "imitation")
+    for stage in ("half", "imitation", *(["rl"] if size == OWN_SIZE else []))
 }
 
 
 def policy_of(task: str, size: int, stage: str) -> Path:
-    if (size, stage) == (OWN_SIZE, "imitation"):
-        return Path(f"outputs/study/{task}/policy")
-    return POLICIES / f"{task}-{size}-{stage}"
+    own = {"imitation": "policy", "rl": "grail"}
+    if size == OWN_SIZE and stage in own:
+        return POLICIES / task / own[stage]
+    return POLICIES / "credit" / f"{task}-{size}-{stage}"
 
 
 def run(name: str) -> None:
+    """
+    Raises:
+        SystemExit: the policy has to be trained first, or writes nothing in its task's form.
+    """
     task, size, stage = CELLS[name]
     folder, results = policy_of(task, size, stage), RESULTS / f"{name}.json"
     if results.exists():
         return
-    build(task, folder, STEPS[task] // (4 if stage == "quarter" else 1), hidden_size=size)
+    if stage == "rl" and not folder.exists():
+        sys.exit(f"{name}: there is no {folder}; train.py leaves one with --policy")
+    build(task, folder, STEPS[task] // (2 if stage == "half" else 1), hidden_size=size)
     credit.main([task, folder.as_posix(), results.as_posix(), "--stage", stage])
 
 
+def main(names: list[str]) -> None:
+    """Runs them all; says at the end which have failed."""
+    if unknown := set(names) - set(CELLS):
+        sys.exit(f"no cells: {', '.join(sorted(unknown))}; there are {', '.join(CELLS)}")
+    failures = []
+    for name in names or CELLS:
+        try:
+            run(name)
+        except SystemExit as failure:
+            failures.append(str(failure))
+    if failures:
+        sys.exit("\n".join(failures))
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or CELLS:
-        if name not in CELLS:
-            sys.exit(f"{name} is no cell; there are {', '.join(CELLS)}")
-        run(name)
+    main(sys.argv[1:])
