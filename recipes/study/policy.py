@@ -31,10 +31,11 @@ def demonstration(task, rng: random.Random) -> tuple[str, str]:
 
 
 def build_tokenizer(task) -> PreTrainedTokenizerFast:
-    """Byte-level BPE in which every digit and every sign is a token, and every word of the task one."""
+    """Byte-level BPE in which every digit and every sign is a token, and every word of the task one. Padding stands for
+    what no task writes, such as the line break, whose one token verl asks of a Qwen3."""
     rng = random.Random(0)
     texts = ["".join(demonstration(task, rng)) for _ in range(2000)]
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
