@@ -3,7 +3,7 @@
 Beside the data's way: worker.py writes what it made of a step's responses, attribute.py what it makes of any text, and
 report/ reads either. A folder holds
 
-    settings.json             version of grail-verl, every option, and the bounds that weights were clipped at, or null
+    settings.json             version of grail-verl, every option but dump_dir, where weights were clipped, or null
     responses-<rank>.jsonl    a response a line, see `response_record`
     metrics.jsonl             a step a line: {"step": 3, "metrics": {"weight_mean": 1.02, …}}; from training only
 
@@ -99,9 +99,11 @@ class Writer:
 
     def write_settings(self, config: GrailConfig, bounds: tuple[float, float]) -> None:
         """Replaces settings.json; `bounds` as a Weighting has them, infinite where it has none."""
+        options = dataclasses.asdict(config)
+        del options["dump_dir"]  # where the records lie can change, and a report may be for others to read
         settings = {
             "version": version("grail-verl"),
-            "options": dataclasses.asdict(config),
+            "options": options,
             "bounds": list(bounds) if all(map(math.isfinite, bounds)) else None,
         }
         path = self._folder / SETTINGS

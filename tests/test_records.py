@@ -34,7 +34,7 @@ def record(step=1, row=0, tokens=("So ", "\\boxed{", "7", "}"), **changed) -> di
 
 def filled(folder, *records: dict, rank: int = 0) -> Writer:
     writer = Writer(folder, rank)
-    writer.write_settings(GrailConfig(), (0.5, 5.0))
+    writer.write_settings(GrailConfig(dump_dir="here"), (0.5, 5.0))
     writer.add_responses(records)
     return writer
 
@@ -78,6 +78,7 @@ def test_a_record_holds_what_the_format_says(tmp_path):
         }
     ]
     assert found.settings["options"]["std"] == 0.5 and found.settings["bounds"] == [0.5, 5.0]
+    assert "dump_dir" not in found.settings["options"]
     Writer(tmp_path).write_settings(GrailConfig(weighting="oar_g"), (-math.inf, math.inf))
     assert read(tmp_path).settings["bounds"] is None
 

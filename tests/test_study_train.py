@@ -1,5 +1,6 @@
 """The training study: its controls, its reward, one step of every method in verl's real worker, and its statistics."""
 
+import asyncio
 import itertools
 import json
 import math
@@ -77,13 +78,14 @@ def test_reward(task, problem, response, reward):
     assert compute_score(task, response, "", {"problem": problem}) == reward
 
 
-def one_step(rank: int, folder: str, method: str) -> dict:
-    """A run of a single step, of which the last parameter tells whether it trained."""
-    import asyncio
-
+def one_step(rank: int, folder: str) -> dict:
+    """method → a run of a single step."""
     train.STEPS, train.EVALUATE_EVERY, train.HELD_OUT, train.PROMPTS = 1, 1, 4, 2
     train.policy_folder = lambda task: folder
-    trainer = train.Trainer(Run("chains", method, 1e-2, seed=0))
+    return {method: traced(train.Trainer(Run("chains", method, 1e-2, seed=0))) for method in METHODS}
+
+
+def traced(trainer) -> dict:
     before = [p.detach().clone() for p in trainer.actor.engine.module.parameters()]
     drawn = []
     respond, score = trainer.respond, trainer.score
@@ -111,7 +113,7 @@ def one_step(rank: int, folder: str, method: str) -> dict:
 
 @pytest.fixture(scope="module")
 def steps(chains):
-    return {method: ranks.on_ranks(one_step, 1, str(chains), method)[0] for method in METHODS}
+    return ranks.on_ranks(one_step, 1, str(chains))[0]
 
 
 def test_every_method_trains_verls_worker_from_the_same_responses(steps):

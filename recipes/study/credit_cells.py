@@ -1,7 +1,7 @@
 """All cells of the credit benchmark, or some: tasks, sizes and stages of training.
 
     python -m recipes.study.credit_cells                                  # all that are missing
-    python -m recipes.study.credit_cells chains-48-half chains-48-imitation
+    python -m recipes.study.credit_cells chains-48-imitation chains-96-half
 
 Builds each cell's policy and runs credit.py on it; a policy or a result that is there is left as it is. A `half` is
 imitation with half of the steps. The middle size is policy.py's own, which train.py starts from; an `rl` is what
@@ -19,14 +19,10 @@ from pathlib import Path
 from recipes.study import credit
 from recipes.study.policy import STEPS, TASKS, build
 
-SIZES, OWN_SIZE = (48, 96, 192), 96
+OWN_SIZE = 96
+PLACES = ((48, "imitation"), (OWN_SIZE, "half"), (OWN_SIZE, "imitation"), (OWN_SIZE, "rl"), (144, "imitation"))
 POLICIES, RESULTS = Path("outputs/study"), Path("recipes/study/results/credit")
-CELLS = {
-    f"{task}-{size}-{stage}": (task, size, stage)
-    for size in SIZES
-    for task in TASKS
-    for stage in ("half", "imitation", *(["rl"] if size == OWN_SIZE else []))
-}
+CELLS = {f"{task}-{size}-{stage}": (task, size, stage) for size, stage in PLACES for task in TASKS}
 
 
 def policy_of(task: str, size: int, stage: str) -> Path:
