@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The study, from nothing to its figures and tables; what has a result in recipes/study/results is not run again:
+#
+#   bash recipes/study/run.sh
+#
+# docs/study has the commands of its single runs and cells, a minute or a few each.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+source recipes/environment.sh study
+export VERL_PLATFORM=cpu OMP_NUM_THREADS=1
+
+# Does it train better? Every run, one of them by main_ppo, too.
+python -m recipes.study.sweep
+[ -e recipes/study/results/main_ppo/legs-grail-0.json ] ||
+    python -m recipes.study.main_ppo legs grail --lr 3e-4 --seed 0
+python -m recipes.study.curves
+
+# Does the credit land on what matters? Of policies before and after reinforcement learning.
+for run in "chains 4e-4" "legs 3e-4"; do
+    read -r task rate <<< "$run"
+    [ -e "outputs/study/$task/grail" ] ||
+        python -m recipes.study.train "$task" grail --lr "$rate" --seed 0 --out "outputs/study/$task/grail.json" \
+            --policy "outputs/study/$task/grail"
+done
+python -m recipes.study.credit_cells
+python -m recipes.study.figures_credit
