@@ -12,7 +12,7 @@ import torch
 
 from grail_verl.config import GrailConfig
 from recipes.study import curves, policy, sweep, train
-from recipes.study.document import replace_block
+from recipes.study.document import DOCUMENTS, replace_block
 from recipes.study.reward import compute_score
 from recipes.study.train import METHODS, Run
 from recipes.study.weightings import Shuffled, Surprise
@@ -183,3 +183,11 @@ def test_tables_go_where_the_page_marks_them(tmp_path):
     assert page.read_text() == "a\n<!-- table: one -->\n| \\1 |\n<!-- end -->\nb\n<!-- table: two -->\n<!-- end -->\n"
     with pytest.raises(ValueError, match="0 blocks"):
         replace_block(page, "three", "")
+
+
+def test_the_page_shows_the_results():
+    page = (DOCUMENTS / "training.md").read_text()
+    found = curves.numbers()
+    assert {task: results["seeds"] for task, results in found.items()} == {t: list(sweep.SEEDS) for t in policy.TASKS}
+    for name, text in curves.tables(found).items():
+        assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page

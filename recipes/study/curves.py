@@ -126,33 +126,48 @@ def draw_differences(found: Mapping, path: Path) -> None:
     plt.close(figure)
 
 
-def draw_main_ppo(path: Path) -> str:
-    """main_ppo's curves over those of one process; a table of how far they lie apart."""
-    files = sorted((RESULTS / "main_ppo").glob("*.json"))
-    figure, axes = plt.subplots(1, max(len(files), 1), figsize=(5 * max(len(files), 1), 3.4), squeeze=False,
-                                layout="constrained")
-    rows = []
-    for axis, file in zip(axes[0], files):
+def by_main_ppo() -> list[tuple[dict, dict]]:
+    """main_ppo's runs, each with that of one process."""
+    found = []
+    for file in sorted((RESULTS / "main_ppo").glob("*.json")):
         theirs = json.loads(file.read_text())
+        [ours] = [run for run in load(theirs["run"]["task"], theirs["run"]["method"]) if run["run"] == theirs["run"]]
+        found.append((theirs, ours))
+    return found
+
+
+def draw_main_ppo(path: Path) -> None:
+    """main_ppo's rewards over those of one process."""
+    runs = by_main_ppo()
+    figure, axes = plt.subplots(1, len(runs), figsize=(6 * len(runs), 3.4), squeeze=False, layout="constrained")
+    for axis, (theirs, ours) in zip(axes[0], runs):
+        steps = [int(step) for step in theirs["reward"]]
+        axis.plot(steps, ours["training"]["reward"], color="#b35806", lw=3, alpha=0.5, label="one process")
+        axis.plot(steps, list(theirs["reward"].values()), color="#1b1e23", lw=1, label="main_ppo")
         run = theirs["run"]
-        [ours] = [r for r in load(run["task"], run["method"]) if r["run"] == run]
-        reward = np.array(list(theirs["reward"].values()))
-        axis.plot(range(1, len(reward) + 1), ours["training"]["reward"], color="#b35806", lw=3, alpha=0.5,
-                  label="one process")
-        axis.plot(range(1, len(reward) + 1), reward, color="#1b1e23", lw=1, label="main_ppo")
         finish(axis, f"{run['task']}, {LABELS[run['method']]}, seed {run['seed']}: reward", "training step")
         axis.legend(frameon=False, fontsize="small")
-        apart = np.abs(reward - ours["training"]["reward"])
-        same = int(np.argmax(apart > 1e-6)) if (apart > 1e-6).any() else len(apart)
-        greedy = [theirs["greedy"][str(point["step"])] - point["greedy"] for point in ours["evaluation"]]
-        rows.append([run["task"], LABELS[run["method"]], run["seed"], f"{same} of {len(reward)}",
-                     f"{apart.mean():.3f}", f"{max(map(abs, greedy)):.3f}", f"{theirs['seconds']:.0f} s",
-                     f"{ours['seconds']:.0f} s"])
     figure.savefig(path, dpi=130)
     plt.close(figure)
-    return markdown_table(
-        ["task", "method", "seed", "first steps with the same reward", "mean distance of the rewards",
-         "largest distance of greedy accuracy", "main_ppo took", "one process took"], rows)
+
+
+def main_ppo_table() -> str:
+    """How far main_ppo and one process lie apart."""
+    rows = []
+    for theirs, ours in by_main_ppo():
+        run = theirs["run"]
+        apart = np.abs(np.subtract(list(theirs["reward"].values()), ours["training"]["reward"]))
+        same = int(np.argmax(apart > 1e-5)) if (apart > 1e-5).any() else len(apart)  # ours are rounded to 1e-5
+        greedy = [abs(theirs["greedy"][str(point["step"])] - point["greedy"]) for point in ours["evaluation"]]
+        rows.append(
+            [
+                run["task"], LABELS[run["method"]], run["seed"], f"{same} of {len(apart)}", f"{apart.mean():.4f}",
+                f"{apart.max():.3f}", f"{max(greedy):.3f}", f"{theirs['seconds']:.0f}", f"{ours['seconds']:.0f}",
+            ]
+        )
+    head = ["task", "method", "seed", "first steps with the same reward", "distance of the rewards, mean", "largest",
+            "largest of greedy accuracy", "main_ppo, s", "one process, s"]
+    return markdown_table(head, rows)
 
 
 def finish(axis, title: str, label: str) -> None:
@@ -201,11 +216,22 @@ def rate_table() -> str:
             for lr in RATES[task]:
                 files = [RESULTS / "tuning" / task / f"{method}-{lr:g}-{seed}.json" for seed in TUNING_SEEDS]
                 areas.append(np.mean([area(json.loads(f.read_text())["evaluation"], "sampled") for f in files]))
-            best = int(np.argmax(areas))
             cells = [f"{lr:g}: {value:.3f}" for lr, value in zip(RATES[task], areas)]
-            cells[best] = f"**{cells[best]}**"
-            rows.append([task, LABELS[method], *cells])
-    return markdown_table(["task", "method", "low", "middle", "high"], rows)
+            cells[np.argmax(areas)] = f"**{cells[np.argmax(areas)]}**"
+            rows.append([task, LABELS[method], " · ".join(cells)])
+    return markdown_table(["task", "method", "mean sampled accuracy at each rate"], rows)
+
+
+def tables(found: Mapping) -> dict[str, str]:
+    """The blocks of the page."""
+    return {
+        "rates": rate_table(),
+        "area": accuracy_table(found, "area"),
+        "final": accuracy_table(found, "final"),
+        "against-grpo": comparison_table(found, "grpo"),
+        "against-shuffled": comparison_table(found, "shuffled"),
+        "main_ppo": main_ppo_table(),
+    }
 
 
 def main() -> None:
@@ -215,15 +241,8 @@ def main() -> None:
     for task in found:
         draw_curves(task, DOCUMENTS / f"training-{task}.png")
     draw_differences(found, DOCUMENTS / "training-differences.png")
-    blocks = {
-        "rates": rate_table(),
-        "area": accuracy_table(found, "area"),
-        "final": accuracy_table(found, "final"),
-        "against-grpo": comparison_table(found, "grpo"),
-        "against-shuffled": comparison_table(found, "shuffled"),
-        "main_ppo": draw_main_ppo(DOCUMENTS / "training-main_ppo.png"),
-    }
-    for name, text in blocks.items():
+    draw_main_ppo(DOCUMENTS / "training-main_ppo.png")
+    for name, text in tables(found).items():
         replace_block(DOCUMENTS / "training.md", name, text)
 
 
