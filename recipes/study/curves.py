@@ -162,11 +162,11 @@ def main_ppo_table() -> str:
         rows.append(
             [
                 run["task"], LABELS[run["method"]], run["seed"], f"{same} of {len(apart)}", f"{apart.mean():.4f}",
-                f"{apart.max():.3f}", f"{max(greedy):.3f}", f"{theirs['seconds']:.0f}", f"{ours['seconds']:.0f}",
+                f"{apart.max():.3f}", f"{max(greedy):.3f}",
             ]
         )
     head = ["task", "method", "seed", "first steps with the same reward", "distance of the rewards, mean", "largest",
-            "largest of greedy accuracy", "main_ppo, s", "one process, s"]
+            "largest of greedy accuracy"]
     return markdown_table(head, rows)
 
 

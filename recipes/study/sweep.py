@@ -1,6 +1,6 @@
 """Every run of the study, in parallel and resumable:
 
-    python -m recipes.study.sweep               # about two hours on two cores
+    python -m recipes.study.sweep               # an hour and a half on two cores
     python -m recipes.study.sweep --dry-run     # the commands; any one of them is a run of its own, in two minutes
 
 First each method's learning rate: the same rates and seeds for every method, the one with the largest mean sampled
