@@ -42,6 +42,11 @@ def build_tokenizer():
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    return with_chat(tokenizer)
+
+
+def with_chat(tokenizer):
+    """As transformers and verl take it."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",

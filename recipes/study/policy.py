@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from recipes.quickstart.policy import CHAT_TEMPLATE, SPECIAL, save_whole, train_policy
+from recipes.quickstart.policy import SPECIAL, save_whole, train_policy, with_chat
 
 TASKS = ("chains", "legs")
 STEPS = {"chains": 600, "legs": 400}
@@ -47,14 +47,7 @@ def build_tokenizer(task) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=1000, min_frequency=2, special_tokens=SPECIAL, show_progress=False)
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<|pad|>",
-        eos_token="<|im_end|>",
-        extra_special_tokens=SPECIAL[2:],
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=256,
-    )
+    return with_chat(tokenizer)
 
 
 def demonstrations(task, tokenizer, rng: random.Random, size: int):
