@@ -18,7 +18,6 @@ import os
 import platform
 import random
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,12 +161,12 @@ class Trainer:
 
     async def step(self) -> dict[str, float]:
         """One of verl's steps; the mean reward and the actor's metrics."""
+        from verl.utils import tensordict_utils as tu
+
         drawn = [next(self.training) for _ in range(PROMPTS)]
         asked = [problem for problem in drawn for _ in range(SAMPLES)]
         responses = await self.respond([(problem, 1.0) for problem in asked])
         output = self.actor.train_mini_batch(self.batch(asked, responses))
-        from verl.utils import tensordict_utils as tu
-
         metrics = {name: np.mean(value) for name, value in tu.get(output, "metrics").items()}
         return {"reward": np.mean([reward for *_, reward in responses]), **metrics}
 
@@ -268,4 +267,3 @@ if __name__ == "__main__":
     parser.add_argument("--policy", type=Path, help="folder for the trained policy")
     given = parser.parse_args()
     main(Run(given.task, given.method, given.lr, given.seed), given.out, given.policy)
-    sys.exit(0)
