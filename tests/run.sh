@@ -7,7 +7,7 @@
 #   bash tests/run.sh -m 'not end_to_end and not sweep'     without the runs of verl's main_ppo
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source recipes/environment.sh test
+source recipes/environment.sh "${EXTRA:-test}"
 export VERL_PLATFORM=cpu OMP_NUM_THREADS=1
 ruff check .
 python -m pytest "$@"

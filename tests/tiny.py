@@ -38,7 +38,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def model(architecture: str = "qwen3", *, tied: bool = True, layers: int = 3, seed: int = 0, vocabulary: int = 320):
+def model(
+    architecture: str = "qwen3", *, tied: bool = True, layers: int = 3, seed: int = 0, vocabulary: int = 320,
+    head_dim: int = 8,
+):
     """A causal LM with random weights, of an architecture by transformers' name for it."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
@@ -49,7 +52,7 @@ def model(architecture: str = "qwen3", *, tied: bool = True, layers: int = 3, se
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=head_dim,
         tie_word_embeddings=tied,
         max_position_embeddings=512,
         bos_token_id=None,
@@ -67,10 +70,12 @@ def save_policy(folder, **options) -> None:
     tokenizer().save_pretrained(folder)
 
 
-def teach(folder, tokenizer, texts: list[str], steps: int = 150, architecture: str = "qwen3") -> None:
+def teach(
+    folder, tokenizer, texts: list[str], steps: int = 150, architecture: str = "qwen3", **options
+) -> None:
     """Saves a model that has learned the texts by heart, in seconds; as many embeddings as the tokenizer has tokens,
     since the rollout draws from these alone."""
-    policy = model(architecture, seed=1, vocabulary=len(tokenizer))
+    policy = model(architecture, seed=1, vocabulary=len(tokenizer), **options)
     batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)

@@ -7,7 +7,9 @@ heavy waits for the verl module it belongs to:
     engine.py     verl's FSDP engine for the device "cpu"                with verl.workers.engine
     rollout.py    the rollout `transformers`: generation.py batches
                   requests, by attention.py and sampling.py              when it is asked for
+    vllm_rollout  the rollout `vllm`, by verl's own classes              when it is asked for
     patches.py    what no registry can reach                             with the module that is patched
+    launch.py     what is refused before Ray starts                      when a config is validated
 
 The settings that go with it are in conf/grail/cpu.yaml.
 """
@@ -16,12 +18,17 @@ import importlib
 
 from wrapt import when_imported
 
-ROLLOUT = "transformers"  # actor_rollout_ref.rollout.name
+# actor_rollout_ref.rollout.name
+ROLLOUT = "transformers"
+VLLM = "vllm"
 
 
 def register() -> None:
     """Make the CPU known to verl. An error in a postponed part is raised by the import that triggers it."""
     from grail_verl.cpu import platform  # noqa: F401  registers itself
+    from grail_verl.cpu.vllm_rollout import distribution
+
+    distribution.register()
 
     @when_imported("verl.workers.engine")
     def _engines(_):
@@ -32,10 +39,18 @@ def register() -> None:
         module.RolloutReplicaRegistry.register(
             ROLLOUT, lambda: importlib.import_module("grail_verl.cpu.rollout").TransformersReplica
         )
+        module.RolloutReplicaRegistry.register(
+            VLLM, lambda: importlib.import_module("grail_verl.cpu.vllm_rollout.server").Replica
+        )
 
     @when_imported("verl.workers.rollout.base")
     def _adapter(module):
         module._ROLLOUT_REGISTRY[(ROLLOUT, "async")] = "grail_verl.cpu.rollout.ServerAdapter"
+        module._ROLLOUT_REGISTRY[(VLLM, "async")] = "grail_verl.cpu.vllm_rollout.adapter.Adapter"
+
+    @when_imported("verl.utils.config")
+    def _refusals(module):
+        importlib.import_module("grail_verl.cpu.patches").refuse_first(module)
 
     @when_imported("verl.utils.distributed")
     def _process_group(module):

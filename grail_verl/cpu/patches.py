@@ -1,13 +1,15 @@
 """Every place where verl is changed from outside because no registry or subclass reaches it.
 
-Two patches stay for the life of the process, two last for one call inside engine.py. Each checks first that
-verl still has what it changes.
+Three patches stay for the life of the process, three last for one call, inside engine.py and vllm_rollout/adapter.py.
+Each checks first that verl still has what it changes.
 """
 
 import functools
 import inspect
 from contextlib import contextmanager
 from unittest import mock
+
+from grail_verl.cpu.launch import refuse_unserved
 
 POLL_SECONDS = 0.1
 
@@ -17,6 +19,19 @@ def _check(there: bool, what: str) -> None:
         raise RuntimeError(
             f"grail-verl: this verl has no {what}; its CPU patches were written for verl 0.9.1"
         )
+
+
+def refuse_first(config_module) -> None:
+    """verl validates a config between composing it and starting Ray, and has no hook there; see launch.py."""
+    original = config_module.validate_config
+    _check("config" in inspect.signature(original).parameters, "validate_config(config)")
+
+    @functools.wraps(original)
+    def validate_config(config, *args, **kwargs):
+        refuse_unserved(config)
+        return original(config, *args, **kwargs)
+
+    config_module.validate_config = validate_config
 
 
 def use_one_gloo_backend(distributed) -> None:
@@ -82,4 +97,13 @@ def no_weights_sent_while_wrapping(transformer_impl):
             super().__init__(*args, **{**kwargs, "sync_module_states": False})
 
     with mock.patch.object(transformer_impl, "FSDP", FullyShardedDataParallel):
+        yield
+
+
+@contextmanager
+def sender(vllm_rollout, replacement):
+    """Within: verl's vLLM adapter sends weights by `replacement`, a subclass of its BucketedWeightSender, which the
+    adapter makes for itself."""
+    _check(hasattr(vllm_rollout, "BucketedWeightSender"), "BucketedWeightSender in its vLLM adapter")
+    with mock.patch.object(vllm_rollout, "BucketedWeightSender", replacement):
         yield

@@ -195,13 +195,6 @@ class ServerAdapter(BaseRollout):
 
     def __init__(self, config, model_config, device_mesh, replica_rank: int = -1):
         super().__init__(config, model_config, device_mesh)
-        ranks = (
-            config.tensor_model_parallel_size
-            * config.data_parallel_size
-            * config.pipeline_model_parallel_size
-        )
-        if ranks != 1:
-            raise ValueError(f"a replica of the transformers rollout is one process, not {ranks}")
         self.replica_rank = int(os.environ["RANK"]) if replica_rank == -1 else replica_rank
 
     async def update_weights(

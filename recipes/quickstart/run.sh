@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 RUN=${RUN:-outputs/quickstart/grail}
 
-source recipes/environment.sh cpu
+source recipes/environment.sh "${EXTRA:-cpu}"
 source recipes/run_folder.sh "$RUN" "$@"
 python -m recipes.quickstart.data outputs/quickstart/data
 python -m recipes.quickstart.policy outputs/quickstart/policy
