@@ -66,12 +66,13 @@ RUNS = {
 }
 
 
-def boxing_policy(folder) -> None:
+def boxing_policy(folder, **sizes) -> None:
     """A model that has learned the form `3 + 4 = d, so \\boxed{d}` d = 6 or 7 at even odds, in seconds."""
     tokenizer = tiny.tokenizer()
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "3 + 4"}], add_generation_prompt=True,
                                            tokenize=False)
-    tiny.teach(folder, tokenizer, [f"{prompt}3 + 4 = {digit}, so \\boxed{{{digit}}}<|im_end|>" for digit in (6, 7)])
+    tiny.teach(folder, tokenizer, [f"{prompt}3 + 4 = {digit}, so \\boxed{{{digit}}}<|im_end|>" for digit in (6, 7)],
+               **sizes)
 
 
 def problems(path) -> None:
@@ -96,7 +97,7 @@ def home(tmp_path_factory):
     return folder
 
 
-def main_ppo(home, log: str, *overrides: str) -> subprocess.CompletedProcess:
+def main_ppo(home, log: str, *overrides: str, timeout: int = 600) -> subprocess.CompletedProcess:
     command = [
         sys.executable, "-m", "verl.trainer.main_ppo", "+grail=cpu", "algorithm.adv_estimator=grail",
         "+algorithm.grail.rollouts=all",
@@ -111,12 +112,12 @@ def main_ppo(home, log: str, *overrides: str) -> subprocess.CompletedProcess:
         f"trainer.default_local_dir={home}/checkpoints", f"hydra.run.dir={home}/hydra", *overrides,
     ]
     environment = {**os.environ, "VERL_FILE_LOGGER_PATH": str(home / log), "VERL_PLATFORM": "cpu"}
-    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def train(home, log: str, *overrides: str) -> dict[int, dict]:
+def train(home, log: str, *overrides: str, **limits) -> dict[int, dict]:
     """Metrics by step of a run that ended well."""
-    done = main_ppo(home, log, *overrides)
+    done = main_ppo(home, log, *overrides, **limits)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
     metrics: dict[int, dict] = {}
     for line in map(json.loads, (home / log).read_text().splitlines()):

@@ -4,6 +4,7 @@ A lane of its own, in an environment with vLLM: EXTRA=test,cpu-vllm bash tests/r
 """
 
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from served import Served
 from test_cpu_sampling import reference
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.skipif(find_spec("vllm") is None, reason="needs the extra cpu-vllm")]
 
 VOCABULARY = len(tiny.tokenizer())
 # 24 times as many rows as there are tokens, and the least bucket there is: the embeddings fill it but for what the
@@ -43,7 +44,7 @@ def served(request, tmp_path_factory):
 def policy(served):
     """The weights that the tests of sampling read."""
     policy = served.policy(seed=7)
-    served.update(policy.named_parameters())
+    served.update(policy.state_dict().items())
     return policy
 
 
@@ -57,7 +58,7 @@ def test_after_each_update_log_probs_are_those_of_the_policy(served):
     prompts = [[2 + 5 * row + column for column in range(1 + row)] for row in range(12)]
     for step in range(5):
         policy = served.policy(step)
-        served.update(policy.named_parameters(), step)
+        served.update(policy.state_dict().items(), step)
         for prompt, output in zip(prompts, served.generate(prompts, temperature=1.0), strict=True):
             assert output.extra_fields["global_steps"] == step
             assert max(output.token_ids) < VOCABULARY
@@ -116,7 +117,7 @@ def test_a_response_is_cut_at_the_limits(served, policy):
 
 
 def test_a_policy_that_came_in_part_is_refused(served):
-    weights = dict(served.policy(0).named_parameters())
+    weights = served.policy(0).state_dict()
     del weights["model.layers.1.mlp.down_proj.weight"]
     with pytest.raises(Exception, match="the trainer sent no weights for .*model.layers.1.mlp.down_proj.weight"):
         served.update(weights.items())
@@ -127,5 +128,5 @@ def test_a_receiver_that_died_ends_the_update(served):
     worker.kill()
     begun = time.monotonic()
     with pytest.raises(RuntimeError, match="vLLM's replica 0 took no weights"):
-        served.update(served.policy(0).named_parameters())
+        served.update(served.policy(0).state_dict().items())
     assert time.monotonic() - begun < 60

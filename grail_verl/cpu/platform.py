@@ -120,6 +120,8 @@ class PlatformCPU(PlatformBase):
         return False
 
     def rollout_env_vars(self) -> dict[str, str]:
+        # vLLM's own processes start without verl, so that nothing else tells them (vllm_rollout/distribution.py);
+        # bound to cores, all replicas of a machine would be bound to the same ones.
         return {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
     @contextmanager

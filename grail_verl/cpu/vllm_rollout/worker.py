@@ -9,7 +9,7 @@ import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 from vllm.config import set_current_vllm_config
-from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 
@@ -36,7 +36,7 @@ class WorkerExtension(vLLMColocateWorkerExtension):
             finalize_layerwise_reload(model, self.vllm_config.model_config)
             # Tied embeddings were packed under the name they came by, not yet for the output layer.
             for layer in model.modules():
-                if isinstance(layer, VocabParallelEmbedding):
+                if isinstance(layer, ParallelLMHead):
                     layer.quant_method.process_weights_after_loading(layer)
         if missing:
             raise RuntimeError(f"the trainer sent no weights for {sorted(missing)}")
