@@ -17,11 +17,13 @@ from test_cpu_sampling import reference
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(find_spec("vllm") is None, reason="needs the extra cpu-vllm")]
 
 VOCABULARY = len(tiny.tokenizer())
-# 24 times as many rows as there are tokens, and the least bucket there is: the embeddings fill it but for what the
-# first layer's queries and keys need, whose values, packed together with these, come with the next bucket.
-SIZES = {"vocabulary": 8000, "head_dim": 32}
+# Many more rows than there are tokens, and, with the least bucket there is, 1 MB: the embeddings leave room in the
+# first one for the first layer's queries and keys alone. Their values, packed together with them, come with the second
+# one, which the other layers fill to where the queries were.
+SIZES = {"vocabulary": 8000, "head_dim": 32, "layers": 17}
 PROMPT, RESPONSE = 16, 24
 END = 1
+SOCKETS: dict[str, list[str]] = {}
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -52,6 +54,13 @@ def logits(policy, prompt: list[int], response: list[int]) -> torch.Tensor:
     """(T, VOCABULARY) at each token of the response, by one forward pass; what is no token is left out."""
     with torch.no_grad():
         return policy(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1, :VOCABULARY]
+
+
+def test_every_run_on_a_host_has_a_socket_of_its_own(served):
+    """Each fixture is a Ray of its own, as each run is, and all of them call their job the same."""
+    SOCKETS.setdefault(ray.get_runtime_context().get_job_id(), []).append(served.adapter.zmq_handle)
+    (sockets,) = SOCKETS.values()
+    assert len(set(sockets)) == len(sockets)
 
 
 def test_after_each_update_log_probs_are_those_of_the_policy(served):
