@@ -128,6 +128,10 @@ def test_a_verl_that_moved_on_is_told_in_one_line():
         patches.use_one_gloo_backend(
             types.SimpleNamespace(initialize_global_process_group_ray=lambda timeout: None)
         )
+    with pytest.raises(RuntimeError, match="BucketedWeightSender"), patches.sender(types.SimpleNamespace(), object):
+        pass
+    with pytest.raises(RuntimeError, match="validate_config"):
+        patches.refuse_first(types.SimpleNamespace(validate_config=lambda: None))
     with pytest.raises(RuntimeError, match="poll_interval"):
         patches.poll_often(types.SimpleNamespace(ReplayBuffer=type("ReplayBuffer", (), {})))
 
