@@ -23,6 +23,7 @@ def _composed():
             "ppo_trainer",
             [
                 *(["+grail=cpu"] if get_device_name() == "cpu" else []),
+                "actor_rollout_ref.model.lora.merge=True",  # for a CPU's rollout; an actor does not read it
                 "algorithm.adv_estimator=grpo",
                 "actor_rollout_ref.actor.optim.lr=1e-3",
                 "actor_rollout_ref.actor.optim.total_training_steps=10",
