@@ -20,7 +20,7 @@ def _register() -> None:
     if not SUPPORTED[0] <= Version(verl.__version__) < SUPPORTED[1]:
         raise ImportError(f"needs verl >= {SUPPORTED[0]}, < {SUPPORTED[1]}; found verl {verl.__version__}")
 
-    from grail_verl import patches
+    from grail_verl.hook import patches
 
     when_imported("verl.utils.config")(patches.validate_config)
     when_imported("verl.trainer.main_ppo")(patches.run_ppo)
@@ -48,14 +48,14 @@ def _cpu_is_meant() -> bool:
 
 
 def _register_estimator(core_algos) -> None:
-    from grail_verl.estimator import compute_grail_advantage
-    from grail_verl.launch import ESTIMATOR
+    from grail_verl.hook.estimator import compute_grail_advantage
+    from grail_verl.hook.launch import ESTIMATOR
 
     core_algos.register_adv_est(ESTIMATOR)(compute_grail_advantage)
 
 
 def _register_agent_loop(single_turn_agent_loop) -> None:
-    from grail_verl import truncation  # noqa: F401  registers itself
+    from grail_verl.hook import truncation  # noqa: F401  registers itself
 
 
 def _register_worker(engine_workers) -> None:
@@ -66,7 +66,7 @@ def _register_worker(engine_workers) -> None:
         )
 
     def actor_worker_cls(worker):
-        from grail_verl.worker import actor_worker_class  # needs engine_workers, which is complete by then
+        from grail_verl.hook.worker import actor_worker_class  # needs engine_workers, which is complete by then
 
         return actor_worker_class(worker)
 

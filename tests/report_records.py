@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from grail_verl.answer import AnswerSpan
-from grail_verl.config import GrailConfig
-from grail_verl.records import Writer, response_record
+from grail_verl.credit.answer import AnswerSpan
+from grail_verl.credit.config import GrailConfig
+from grail_verl.look.records import Writer, response_record
 
 WORDS = (" so", " we", " add", " 3", " and", " 4", ",", " the", " sum", "\n", "  ", " naïve", " 数", " 🙂", "", "\t")
 HOSTILE = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from grail_verl.evaluation import EvaluationError
+from grail_verl.command import CommandError
 
 BENCHMARKS = ("math500", "aime24", "amc23", "minerva_math", "college_math", "olympiadbench")
 
@@ -40,19 +40,19 @@ def find_files(places: list[Path]) -> list[Path]:
             training data may lie beside them.
 
     Raises:
-        EvaluationError: a place that does not exist, or a folder without any of the six.
+        CommandError: a place that does not exist, or a folder without any of the six.
     """
     files = []
     for place in places:
         if place.is_dir():
             found = [place / f"{name}.parquet" for name in BENCHMARKS if (place / f"{name}.parquet").is_file()]
             if not found:
-                raise EvaluationError(f"{place} holds none of {', '.join(f'{name}.parquet' for name in BENCHMARKS)}")
+                raise CommandError(f"{place} holds none of {', '.join(f'{name}.parquet' for name in BENCHMARKS)}")
             files += found
         elif place.is_file():
             files.append(place)
         else:
-            raise EvaluationError(f"{place} does not exist; write the benchmarks by python -m grail_verl.data")
+            raise CommandError(f"{place} does not exist; write the benchmarks by python -m grail_verl.data")
     return [file.resolve() for file in files]
 
 
@@ -60,7 +60,7 @@ def read_problems(files: list[Path]) -> list[Problem]:
     """Every row of the files, in their order.
 
     Raises:
-        EvaluationError: a file that is no parquet file of verl's format, a problem without an answer, or two with
+        CommandError: a file that is no parquet file of verl's format, a problem without an answer, or two with
             the same index.
     """
     problems = []
@@ -77,15 +77,15 @@ def read_problems(files: list[Path]) -> list[Problem]:
                 for row in rows
             ]
         except (pyarrow.ArrowException, KeyError, TypeError) as error:
-            raise EvaluationError(
+            raise CommandError(
                 f"{file} is not in verl's format (data_source, prompt, reward_model.ground_truth, extra_info.index): "
                 f"{type(error).__name__}: {error}"
             ) from error
         if not rows:
-            raise EvaluationError(f"{file} holds no problem")
+            raise CommandError(f"{file} holds no problem")
     if none := [problem for problem in problems if problem.ground_truth is None]:
-        raise EvaluationError(f"{none[0].benchmark} index {none[0].index} has no ground truth")
+        raise CommandError(f"{none[0].benchmark} index {none[0].index} has no ground truth")
     twice = [key for key, count in Counter((p.benchmark, p.index) for p in problems).items() if count > 1]
     if twice:
-        raise EvaluationError(f"{len(twice)} problems are there twice, first {twice[0][0]} index {twice[0][1]}")
+        raise CommandError(f"{len(twice)} problems are there twice, first {twice[0][0]} index {twice[0][1]}")
     return problems

@@ -14,7 +14,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from grail_verl.evaluation import EvaluationError
+from grail_verl.command import CommandError
 from grail_verl.evaluation.problems import Problem
 
 RESPONSES, RESULTS, TABLE = "responses.jsonl", "results.json", "results.csv"
@@ -32,7 +32,7 @@ def collect(problems: list[Problem], samples: list[dict]) -> pd.DataFrame:
             grading_failed, response_tokens and truncated; more is left out.
 
     Raises:
-        EvaluationError: a sample without one of these: the score function is not grail_verl.reward's.
+        CommandError: a sample without one of these: the score function is not grail_verl.reward's.
     """
     order = {(problem.benchmark, problem.index): number for number, problem in enumerate(problems)}
     samples = sorted(samples, key=lambda sample: (order[sample["benchmark"], sample["index"]], sample["sample"]))
@@ -53,12 +53,12 @@ def collect(problems: list[Problem], samples: list[dict]) -> pd.DataFrame:
             for sample in samples
         ]
     except KeyError as error:
-        raise EvaluationError(f"the score function gives no {error}; grail_verl.reward's does") from error
+        raise CommandError(f"the score function gives no {error}; grail_verl.reward's does") from error
     return pd.DataFrame(rows)
 
 
 def require_complete(problems: list[Problem], samples: pd.DataFrame, number: int) -> None:
-    """Raises EvaluationError, with how many are missing of which benchmark, unless each problem has `number` samples.
+    """Raises CommandError, with how many are missing of which benchmark, unless each problem has `number` samples.
 
     verl leaves a response out, and goes on, when its generation or grading failed.
     """
@@ -67,12 +67,12 @@ def require_complete(problems: list[Problem], samples: pd.DataFrame, number: int
     missing = pd.Series([benchmark for benchmark, *rest in wanted if (benchmark, *rest) not in there])
     if len(missing):
         counts = ", ".join(f"{count} of {name}" for name, count in missing.value_counts(sort=False).items())
-        raise EvaluationError(
+        raise CommandError(
             f"{len(missing)} of {len(wanted)} samples are missing ({counts}): no result. Generation or grading failed "
             "(verl/verl.log says why), or prompts are longer than data.max_prompt_length"
         )
     if len(samples) != len(wanted):
-        raise EvaluationError(f"{len(samples)} samples came back of {len(wanted)} asked for: no result")
+        raise CommandError(f"{len(samples)} samples came back of {len(wanted)} asked for: no result")
 
 
 def summarise(samples: pd.DataFrame) -> pd.DataFrame:
@@ -140,9 +140,9 @@ def _cell(column: str, value: float) -> str:
 
 
 def require_unused(folder: Path) -> None:
-    """Raises EvaluationError if the folder holds a finished evaluation."""
+    """Raises CommandError if the folder holds a finished evaluation."""
     if (folder / RESULTS).exists():
-        raise EvaluationError(f"{folder} holds a finished evaluation; name another folder or remove this one")
+        raise CommandError(f"{folder} holds a finished evaluation; name another folder or remove this one")
 
 
 def write_responses(folder: Path, samples: pd.DataFrame) -> None:
@@ -163,14 +163,14 @@ def read_evaluation(folder: Path) -> tuple[dict, pd.DataFrame]:
     """results.json and the samples of a finished evaluation.
 
     Raises:
-        EvaluationError: the folder holds none.
+        CommandError: the folder holds none.
     """
     try:
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         with (folder / RESPONSES).open(encoding="utf-8") as lines:
             return results, pd.DataFrame(map(json.loads, lines))
     except FileNotFoundError as error:
-        raise EvaluationError(f"{folder} holds no finished evaluation: {error.filename} is not there") from error
+        raise CommandError(f"{folder} holds no finished evaluation: {error.filename} is not there") from error
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 from verl.protocol import DataProto
 
-from grail_verl.truncation import is_truncated
+from grail_verl.hook.truncation import is_truncated
 
 FIELD = "grail_verl_evaluation"
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 from rich.progress import track
 
-from grail_verl.evaluation import EvaluationError
+from grail_verl.command import CommandError
 from grail_verl.evaluation.problems import Problem
 from grail_verl.evaluation.settings import Sampling
 
@@ -30,9 +30,9 @@ GRADERS = 4  # threads
 
 
 def check_server(url: str, model: str) -> None:
-    """Raises EvaluationError unless a server at `url` answers and serves `model`, or where `openai` is missing."""
+    """Raises CommandError unless a server at `url` answers and serves `model`, or where `openai` is missing."""
     if openai is None:
-        raise EvaluationError('--server needs the package openai: pip install "grail-verl[math]"')
+        raise CommandError('--server needs the package openai: pip install "grail-verl[math]"')
     asyncio.run(_check(url, model))
 
 
@@ -52,7 +52,7 @@ def ask_server(
         Samples as results.py wants them, but for the ground truth.
 
     Raises:
-        EvaluationError: a request that failed for good, in the server's words.
+        CommandError: a request that failed for good, in the server's words.
     """
     return asyncio.run(_ask(url, model, problems, sampling, grade))
 
@@ -67,9 +67,9 @@ async def _check(url: str, model: str) -> None:
         async with _client(url, timeout=SECONDS_TO_ANSWER, max_retries=0) as client:
             served = [entry.id async for entry in client.models.list()]
     except openai.OpenAIError as error:
-        raise EvaluationError(f"no OpenAI-compatible server answers at {url}: {_words(error)}") from error
+        raise CommandError(f"no OpenAI-compatible server answers at {url}: {_words(error)}") from error
     if model not in served:
-        raise EvaluationError(f"the server at {url} serves {', '.join(served) or 'nothing'}, not {model}")
+        raise CommandError(f"the server at {url} serves {', '.join(served) or 'nothing'}, not {model}")
 
 
 async def _ask(url, model, problems, sampling, grade) -> list[dict]:
@@ -120,7 +120,7 @@ async def _request(client, model: str, problem: Problem, sampling: Sampling) -> 
         )
     except openai.OpenAIError as error:
         where = f"{problem.benchmark} index {problem.index}"
-        raise EvaluationError(f"{where}: the server failed: {_words(error)}") from error
+        raise CommandError(f"{where}: the server failed: {_words(error)}") from error
     choice = completion.choices[0]
     return {
         "output": whole_text(choice.message),
@@ -130,9 +130,9 @@ async def _request(client, model: str, problem: Problem, sampling: Sampling) -> 
 
 
 def whole_text(message) -> str:
-    """A response's text; raises EvaluationError where the server has put a part of it elsewhere."""
+    """A response's text; raises CommandError where the server has put a part of it elsewhere."""
     if getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None):
-        raise EvaluationError(
+        raise CommandError(
             "the server splits responses, of which all is graded: start it without --reasoning-parser"
         )
     return message.content or ""

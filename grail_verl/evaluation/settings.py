@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from grail_verl.evaluation import EvaluationError
+from grail_verl.command import CommandError
 
 PRESET = "evaluation"
 
@@ -56,21 +56,21 @@ def score_function(config: DictConfig) -> Callable[..., dict]:
     """The function that verl will grade by.
 
     Raises:
-        EvaluationError: it cannot be imported, or what it needs.
+        CommandError: it cannot be imported, or what it needs.
     """
     from verl.trainer.ppo.reward import get_custom_reward_fn
 
     try:
         return get_custom_reward_fn(config)
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
-        raise EvaluationError(f"no score function: {error}") from error
+        raise CommandError(f"no score function: {error}") from error
 
 
 def with_preset(overrides: list[str]) -> list[str]:
     """The overrides with `+grail=[evaluation, ...]` in front, the user's own presets (+grail=cpu) within.
 
     Raises:
-        EvaluationError: an override that Hydra cannot read.
+        CommandError: an override that Hydra cannot read.
     """
     presets, others = [PRESET], []
     try:
@@ -81,7 +81,7 @@ def with_preset(overrides: list[str]) -> list[str]:
             else:
                 others.append(text)
     except HydraException as error:
-        raise EvaluationError(str(error)) from error
+        raise CommandError(str(error)) from error
     return [f"+grail=[{','.join(presets)}]", *others]
 
 
@@ -89,10 +89,10 @@ def compose_config(overrides: list[str]) -> DictConfig:
     """verl's trainer config, as main_ppo composes it from the same overrides.
 
     Raises:
-        EvaluationError: an override that does not fit it, in Hydra's words.
+        CommandError: an override that does not fit it, in Hydra's words.
     """
     try:
         with initialize_config_module("verl.trainer.config", version_base=None):
             return compose("ppo_trainer", overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise EvaluationError(str(error)) from error
+        raise CommandError(str(error)) from error

@@ -11,7 +11,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from grail_verl.evaluation import EvaluationError
+from grail_verl.command import CommandError
 from grail_verl.evaluation.reward_manager import FIELD
 
 LINES_SHOWN = 40
@@ -30,7 +30,7 @@ def validate(overrides: list[str], model: str, files: list[Path], folder: Path) 
         Samples as results.py wants them, but for the ground truth; a response that failed is not among them.
 
     Raises:
-        EvaluationError: verl failed; shows the end of its log.
+        CommandError: verl failed; shows the end of its log.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dump, log = folder / "validation" / "0.jsonl", folder / "verl.log"
@@ -51,7 +51,7 @@ def validate(overrides: list[str], model: str, files: list[Path], folder: Path) 
     if code != 0 or not dump.is_file():
         with log.open(errors="replace") as output:
             end = "".join(deque(output, LINES_SHOWN))
-        raise EvaluationError(f"{end}\nverl's validation ended with exit code {code} and no result; all of it: {log}")
+        raise CommandError(f"{end}\nverl's validation ended with exit code {code} and no result; all of it: {log}")
     with dump.open() as lines:
         return [_sample(json.loads(line)) for line in lines]
 

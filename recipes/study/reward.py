@@ -3,7 +3,7 @@
 The box is found as the plugin finds it (grail_verl/answer.py), the answer graded by the task's own `score`.
 """
 
-from grail_verl.answer import complete_boxes
+from grail_verl.credit.answer import complete_boxes
 from recipes.study.policy import task_module
 
 

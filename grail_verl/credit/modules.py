@@ -1,0 +1,64 @@
+"""Rules in modules of one's own (`algorithm.grail.modules`), imported so that they register themselves.
+
+At the start of the data's way: *options* → responses → answers → scores → weights → advantages. A module is imported in the
+driver, before the options are checked, and in every worker.
+"""
+
+import importlib
+import importlib.util
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from grail_verl.credit.config import SECTION
+from grail_verl.credit.scores import SCORES
+from grail_verl.credit.weights import WEIGHTS
+
+PACKAGE = "pkg://"
+
+
+def absolute(module: str) -> str:
+    """A file by its absolute path, since Ray's workers run elsewhere; a pkg:// name as it is."""
+    return module if module.startswith(PACKAGE) else str(Path(module).expanduser().resolve())
+
+
+def load_modules(modules: Sequence[str]) -> None:
+    """Imports each, once in a process.
+
+    Args:
+        modules: files, and names of modules behind `pkg://`.
+
+    Raises:
+        ValueError: one is missing, or raises, or registers a name that is taken; names it and this host.
+    """
+    for module in modules:
+        before = [(registry, dict(registry.rules)) for registry in (SCORES, WEIGHTS)]
+        try:
+            if module.startswith(PACKAGE):
+                importlib.import_module(module.removeprefix(PACKAGE))
+            else:
+                _load_file(Path(absolute(module)))
+        except Exception as error:
+            for registry, rules in before:  # as if it had never been: mended, it can be loaded again
+                registry.rules = rules
+            raise ValueError(
+                f"{SECTION}.modules: {module} cannot be used on {socket.gethostname()}: "
+                f"{type(error).__name__}: {error}; allowed: a file of Python, or {PACKAGE} and the name of a module"
+            ) from error
+
+
+def _load_file(path: Path) -> None:
+    name = "grail_verl.modules:" + str(path)  # no name that an import statement could mean
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise ImportError("it does not end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there for the module that they are in
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

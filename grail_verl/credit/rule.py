@@ -1,0 +1,153 @@
+"""The rule of credit that a user chose: a score and the weights that are made of it.
+
+On the data's way: options → responses → answers → *scores → weights* → advantages. Where scores come from, a batch that
+has them or a pass of the model, is for whoever holds the model (hook/engine_pass.py, look/attribute.py) to find out.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from grail_verl.credit.batch import Credit, RolloutBatch, finite_rows
+from grail_verl.credit.config import SECTION, GrailConfig
+from grail_verl.credit.modules import load_modules
+from grail_verl.credit.scores import SCORES
+from grail_verl.credit.weights import WEIGHTS
+
+EVERYONES = frozenset({"score", "weights", "modules", "dump_dir", "dump_responses"})  # options that every rule reads
+
+
+class Rule:
+    """A score and weights, any two of those that are registered.
+
+    Args:
+        config: the options.
+
+    Raises:
+        ValueError: a module that cannot be imported, or a name that nobody registered.
+    """
+
+    def __init__(self, config: GrailConfig):
+        load_modules(config.modules)
+        self.config = config
+        self.score = SCORES.find(config.score)(config)
+        self.weights = WEIGHTS.find(config.weights)(config)
+
+    @property
+    def names(self) -> str:
+        return f"{SECTION}.score={self.config.score} and {SECTION}.weights={self.config.weights}"
+
+    def refuse_unread(self, section: Mapping) -> None:
+        """An option that changes nothing is a misunderstanding, whatever its value.
+
+        Args:
+            section: what a user wrote.
+
+        Raises:
+            ValueError: one without effect.
+        """
+        read = EVERYONES | self.score.options | self.weights.options
+        if self.config.dump_dir is not None:
+            read |= {"occurrence"}  # records show the answer
+        for option in sorted(section.keys() - read):
+            raise ValueError(
+                f"{SECTION}.{option}={section[option]!r} has no effect with {self.names}; "
+                f"allowed: {', '.join(sorted(read))}"
+            )
+        if "dump_responses" in section and self.config.dump_dir is None:
+            raise ValueError(
+                f"{SECTION}.dump_responses={section['dump_responses']!r} has no effect without {SECTION}.dump_dir"
+            )
+
+    def refuse_lacking(self, lacking: Iterable[str], who: str) -> None:
+        """Raises ValueError: the rule needs a field of RolloutBatch that is among those `who` does not hand over."""
+        for field in sorted((self.score.needs | self.weights.needs) & set(lacking)):
+            raise ValueError(f"{self.names} need RolloutBatch.{field}, which {who} does not hand over")
+
+    def require(self, batch: RolloutBatch, who: str) -> None:
+        """Raises ValueError: the rule needs a field that is None in this batch of `who`."""
+        self.refuse_lacking((field.name for field in fields(batch) if getattr(batch, field.name) is None), who)
+
+    def can_weigh(self, batch: RolloutBatch) -> Tensor:
+        """(B,) bool: responses that the weights select, with a token of the policy's, and with an answer where the score
+        is about one."""
+        can_B = self.weights.selected(batch) & batch.response_mask_BT.any(dim=-1)
+        return can_B & batch.answered_B if self.score.needs_answer else can_B
+
+    def matters(self, batch: RolloutBatch) -> Tensor:
+        """(B,) bool: those of them whose weights, or whose place among all scores, change the update."""
+        can_B = self.can_weigh(batch)
+        return can_B if self.weights.compares_responses else can_B & (batch.advantages_B != 0)
+
+    def credit(self, batch: RolloutBatch, scores_BT: Tensor, scored_B: Tensor) -> Credit:
+        """The weights; every rank must call it, with or without scores.
+
+        Args:
+            batch: the responses.
+            scores_BT: float32, finite or not; what stands in rows outside of scored_B is not read.
+            scored_B: bool, the responses to weight by their scores.
+        """
+        self._require_shape("scores", scores_BT, batch)
+        scores_BT = torch.where(scored_B[:, None], scores_BT, 0.0)
+        weighted_B = scored_B & finite_rows(scores_BT, batch.response_mask_BT)
+        weights_BT = self.weights.token_weights(scores_BT, weighted_B, batch)
+        self._require_shape("weights", weights_BT, batch)
+        finite_B = finite_rows(weights_BT, batch.response_mask_BT)
+        weights_BT = torch.where(finite_B[:, None], weights_BT, 1.0)
+        weights_BT = torch.where(batch.response_mask_BT, weights_BT, 0.0)
+        return Credit(batch, scores_BT, weights_BT, scored_B, weighted_B & finite_B)
+
+    def _require_shape(self, what: str, tensor_BT: Tensor, batch: RolloutBatch) -> None:
+        if tensor_BT.shape != batch.response_mask_BT.shape:
+            raise ValueError(
+                f"{self.names}: the {what} are of shape {tuple(tensor_BT.shape)}; needed: (responses, tokens), "
+                f"{tuple(batch.response_mask_BT.shape)}"
+            )
+
+
+def token_weights(
+    scores: Tensor,
+    response_mask: Tensor,
+    answer_mask: Tensor,
+    content_mask: Tensor,
+    advantages: Tensor,
+    config: GrailConfig,
+) -> Tensor:
+    """Token weights of responses from their scores, by `config.weights`; by default those of METHOD steps 5 to 8
+    (arXiv 2606.04889), see weights/standardised.py.
+
+    A response is weighted by its scores if `config.weights` selects it, they are finite, and it has an answer where
+    `config.score` is about one (an empty row of answer_mask is none). Where response_mask is 0 the weight is 0.
+
+    Args:
+        scores: (B, T) float, at least 0.
+        response_mask: (B, T) bool or 0/1.
+        answer_mask: (B, T) bool or 0/1, the tokens of the `\\boxed{…}` expression, contiguous in a row.
+        content_mask: (B, T) bool or 0/1, the answer tokens strictly inside the braces.
+        advantages: (B,) or (B, T).
+        config: the options.
+
+    Returns:
+        (B, T) float32.
+
+    Raises:
+        ValueError: shapes that do not fit together; rules of which there are none, or that need more than this.
+    """
+    shape = scores.shape
+    for name, tensor in (
+        ("response_mask", response_mask), ("answer_mask", answer_mask), ("content_mask", content_mask)
+    ):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, scores have {tuple(shape)}")
+    if advantages.shape not in (shape, shape[:1]):
+        raise ValueError(
+            f"advantages have shape {tuple(advantages.shape)}; allowed: {tuple(shape[:1])} or {tuple(shape)}"
+        )
+    if advantages.dim() == 1:
+        advantages = advantages[:, None].expand(shape)
+    rule = Rule(config)
+    batch = RolloutBatch(response_mask.bool(), advantages, answer_mask.bool(), content_mask.bool())
+    rule.require(batch, "token_weights")
+    return rule.credit(batch, scores, rule.can_weigh(batch)).weights_BT.float()

@@ -1,0 +1,21 @@
+"""Entropy, in nats, of the distribution that a token was drawn from: at the rollout's temperature, before top_k and top_p.
+
+verl's V1 trainer has computed it beside the old log-probs; elsewhere it takes one forward pass without gradient.
+"""
+
+from grail_verl.credit.scores.base import Score, register_score
+from grail_verl.credit.scores.prediction import prediction_scores
+
+
+@register_score("entropy")
+class Entropy(Score):
+    model_pass = "forward"
+
+    def from_batch(self, batch):
+        return batch.entropy_BT
+
+    def from_model(self, model, inputs, targets, recompute, loss_scale):
+        def entropy(log_probs_NV, tokens_N):
+            return -(log_probs_NV.exp() * log_probs_NV).sum(dim=-1)
+
+        return prediction_scores(model, inputs, targets, entropy, fused="entropy")

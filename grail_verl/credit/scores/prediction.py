@@ -1,0 +1,45 @@
+"""A number for each token from the distribution that predicted it, by one forward pass without gradient: what surprise
+and entropy share where verl has not computed them.
+
+Shapes: N tokens in question, V vocabulary; B, S as in base.py.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from grail_verl.credit.leaf import LOSS_PART, forward_at
+from grail_verl.credit.rows import Targets
+
+
+def prediction_scores(
+    model: nn.Module,
+    inputs: Mapping[str, object],
+    targets: Targets,
+    of_distribution: Callable[[Tensor, Tensor], Tensor],
+    fused: str,
+) -> Tensor:
+    """(B, S) float32, 0 at positions that predict no token in question.
+
+    Args:
+        model, inputs, targets: as of Score.from_model.
+        of_distribution: log-probs (n, V) float32 and tokens (n,) → (n,), a part of the N at a time.
+        fused: what verl's fused kernels call the same, (B, S), in the model's output.
+    """
+    output = forward_at(model, inputs, targets.keep_BS)
+    scores_BS = torch.zeros(targets.keep_BS.shape, dtype=torch.float32, device=targets.keep_BS.device)
+    fused_BS = getattr(output, fused, None)
+    if fused_BS is not None:  # temperature included
+        scores_BS[targets.keep_BS] = fused_BS[targets.keep_BS].float()
+        return scores_BS
+    parts = zip(
+        *(part.split(LOSS_PART) for part in (output.logits, targets.labels_N, targets.temperature_N)), strict=True
+    )
+    scores_BS[targets.keep_BS] = torch.cat(
+        [
+            of_distribution((logits.float() / temperature[:, None]).log_softmax(dim=-1), labels)
+            for logits, labels, temperature in parts
+        ]
+    )
+    return scores_BS

@@ -1,0 +1,120 @@
+"""What `algorithm.grail.dump_dir` asks the hook to write: some of a step's responses, and the step's metrics.
+
+Last in the hook (worker.py), behind the weights, and in front of look/records.py, the format.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch.distributed as dist
+
+from grail_verl.credit.answer import AnswerLocator
+from grail_verl.credit.batch import Credit
+from grail_verl.credit.config import SECTION, GrailConfig
+from grail_verl.credit.rule import Rule
+from grail_verl.look.records import Writer, response_record
+
+
+class Dump:
+    """The records of a run, of which each data-parallel rank writes its share.
+
+    Args:
+        config: the options; dump_dir is given.
+        rule: of credit.
+        tokenizer, locator: the policy's.
+        rank, ranks: data-parallel ones.
+        writes: this process writes for its rank; of a Ulysses group only one does.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        config: GrailConfig,
+        rule: Rule,
+        tokenizer,
+        locator: AnswerLocator,
+        rank: int,
+        ranks: int,
+        writes: bool,
+    ):
+        self._folder, self._tokenizer, self._locator, self._rank = config.dump_dir, tokenizer, locator, rank
+        self._share = config.dump_responses // ranks + (rank < config.dump_responses % ranks)
+        try:
+            self._writer = Writer(config.dump_dir, rank) if writes else None
+            if writes and rank == 0:
+                self._writer.write_settings(config, rule.weights.bounds)
+        except OSError as error:
+            raise self._told(error) from error
+
+    def add(self, step: int, credit: Credit, metrics: Mapping[str, float]) -> None:
+        """Writes a step; a collective call, which no rank leaves before all have written.
+
+        Raises:
+            OSError: the folder cannot be written any more.
+        """
+        if self._writer is not None:
+            try:
+                self._writer.add_responses(self._records(step, credit))
+                if self._rank == 0:
+                    self._writer.add_metrics(step, metrics)
+            except OSError as error:
+                raise self._told(error) from error
+        dist.barrier()
+
+    def _records(self, step: int, credit: Credit) -> list[dict]:
+        batch, turn = credit.batch, self._rank + step
+        real_B = batch.response_mask_BT.any(dim=-1).tolist()
+        chosen = spread(batch.advantages_B.tolist(), real_B, self._share, turn)
+        return [self._record(step, number, row, credit) for number, row in enumerate(chosen)]
+
+    def _record(self, step: int, number: int, row: int, credit: Credit) -> dict:
+        batch = credit.batch
+        length = batch.lengths[row]
+        ids = batch.input_ids[row].tolist()
+        prompt_ids, response_ids = ids[: len(ids) - length], ids[len(ids) - length :]
+        return response_record(
+            step=step,
+            row=number,
+            prompt=self._tokenizer.decode(prompt_ids),
+            tokens=self._locator.texts(response_ids),
+            mask=batch.response_mask_BT[row, :length].tolist(),
+            score=credit.scores_BT[row, :length].tolist() if credit.scored_B[row] else None,
+            weight=credit.weights_BT[row, :length].tolist(),
+            advantage=batch.advantages_B[row].item(),
+            answer=batch.answers[row],
+            reward=None if batch.rewards_B is None else batch.rewards_B[row].item(),
+            weighted=bool(credit.weighted_B[row]),
+        )
+
+    def _told(self, error: OSError) -> OSError:
+        return OSError(f"{SECTION}.dump_dir={self._folder!r} cannot be written: {error}")
+
+
+def dump_of(config: GrailConfig, rule: Rule, tokenizer, locator: AnswerLocator, engine) -> Dump | None:
+    """This worker's, if the options ask for records; `engine` is verl's. Raises OSError as Dump does."""
+    if config.dump_dir is None:
+        return None
+    rank, ranks = engine.get_data_parallel_rank(), engine.get_data_parallel_size()
+    return Dump(config, rule, tokenizer, locator, rank, ranks, writes=engine.is_mp_src_rank_with_outputs())
+
+
+def spread(advantages: Sequence[float], real: Sequence[bool], count: int, turn: int) -> list[int]:
+    """Rows whose advantages go evenly from the lowest to the highest, so that wrong and correct ones are there if the
+    batch has them; a single one is the lowest or the highest, by turns.
+
+    Args:
+        advantages: of each row.
+        real: rows with a token of the policy's; others, such as verl's padding, are left out.
+        count: of rows to choose, or all if there are fewer.
+        turn: any whole number.
+
+    Returns:
+        Indices, ascending.
+    """
+    rows = sorted((row for row in range(len(advantages)) if real[row]), key=advantages.__getitem__)
+    if count >= len(rows):
+        return sorted(rows)
+    if count == 1:
+        return [rows[-(turn % 2)]]
+    return sorted(rows[place * (len(rows) - 1) // (count - 1)] for place in range(count))

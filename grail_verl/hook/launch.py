@@ -1,0 +1,102 @@
+"""What happens to a user's config before Ray starts: checks, and the hand-over of the options.
+
+`verl.utils.config.validate_config` runs in main_ppo's process, before anything expensive; `patches.py` puts
+`prepare` in front of it, and of `run_ppo`, by which other entry points start. verl's workers are given
+`config.actor_rollout_ref` only, so the checked options travel there; a config without that section is a run in
+which GRAIL is off.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from grail_verl.credit.config import SECTION, GrailConfig
+from grail_verl.credit.modules import absolute
+from grail_verl.credit.rule import Rule
+
+ESTIMATOR = "grail"
+STRATEGIES = ("fsdp", "fsdp2")
+
+
+def prepare(config: DictConfig) -> None:
+    """Checks the options of a run with `algorithm.adv_estimator=grail` and hands them to the workers.
+
+    Leaves any other config as it is. Afterwards `algorithm.grail` holds every option, so that loggers
+    record it, and `actor_rollout_ref.grail` holds the same. The section is a structured one: unpickling
+    it on a node where grail-verl is not installed fails there, instead of training without GRAIL.
+
+    Raises:
+        ValueError: an option that is unknown or out of range, a module that cannot be imported, or a way to run
+            verl that GRAIL does not serve; names the option, the value and what is allowed.
+    """
+    if config.algorithm.adv_estimator != ESTIMATOR or is_prepared(config.algorithm):
+        return
+    section = config.algorithm.get("grail")
+    if OmegaConf.is_config(section):
+        section = OmegaConf.to_container(section, resolve=True)
+    options = GrailConfig.from_options(section)
+    options = replace(options, modules=[absolute(module) for module in options.modules])
+    rule = Rule(options)
+    rule.refuse_unread(section or {})
+    _refuse_unserved(config, rule)
+    if options.dump_dir is not None:
+        options = replace(options, dump_dir=_dump_folder(options.dump_dir))
+    with open_dict(config):
+        config.algorithm.grail = OmegaConf.structured(options)
+        config.actor_rollout_ref.grail = OmegaConf.structured(options)
+
+
+def is_prepared(algorithm: DictConfig) -> bool:
+    """`prepare` has seen this `algorithm` section."""
+    section = algorithm.get("grail")
+    return OmegaConf.is_config(section) and OmegaConf.get_type(section) is GrailConfig
+
+
+def require_prepared(algorithm: DictConfig) -> None:
+    """Raises RuntimeError unless `prepare` has seen this `algorithm` section: the workers of a trainer
+    that skips verl's `validate_config` would know nothing of GRAIL and silently train GRPO."""
+    if not is_prepared(algorithm):
+        raise RuntimeError(
+            "algorithm.adv_estimator=grail: this entry point did not call verl's validate_config, so the "
+            "workers never got GRAIL's options; start with `python -m verl.trainer.main_ppo`"
+        )
+
+
+def _dump_folder(folder: str) -> str:
+    """As an absolute path, since Ray's workers run elsewhere. Whether they can write there, too, they find out."""
+    path = Path(folder).expanduser().absolute()
+    known = next(place for place in (path, *path.parents) if place.exists())
+    if "://" in folder:
+        why = "is no folder"
+    elif not known.is_dir():
+        why = f"cannot be a folder: {known} is a file"
+    elif not os.access(known, os.W_OK | os.X_OK):
+        why = f"cannot be written: {known} allows no writing"
+    else:
+        return str(path)
+    raise ValueError(f"{SECTION}.dump_dir={folder!r} {why}; allowed: a folder to write, new or with records of the run")
+
+
+def _refuse_unserved(config: DictConfig, rule: Rule) -> None:
+    if rule.score.needs_logits and config.actor_rollout_ref.model.use_fused_kernels:
+        raise ValueError(
+            f"{SECTION}.score={rule.config.score} needs logits: "
+            "actor_rollout_ref.model.use_fused_kernels=True is not allowed; allowed: False"
+        )
+    if not config.trainer.get("use_v1", False):
+        rule.refuse_lacking(["entropy_BT"], "the legacy trainer (trainer.use_v1=False)")
+    if (config.algorithm.get("rollout_correction") or {}).get("bypass_mode", False):
+        rule.refuse_lacking(["entropy_BT"], "a trainer that skips old log-probs (rollout_correction.bypass_mode=True)")
+    strategy = config.actor_rollout_ref.actor.strategy
+    if strategy not in STRATEGIES:
+        raise ValueError(
+            f"algorithm.adv_estimator=grail needs an FSDP actor: actor_rollout_ref.actor.strategy="
+            f"{strategy!r} is not allowed; allowed: {' | '.join(STRATEGIES)}"
+        )
+    if "rollout" in config:  # the section of verl.experimental's one_step_off_policy and fully_async_policy
+        raise ValueError(
+            "algorithm.adv_estimator=grail is not served by verl's experimental trainers (one_step_off_policy, "
+            "fully_async_policy); allowed: python -m verl.trainer.main_ppo"
+        )

@@ -1,0 +1,61 @@
+"""The places where verl has no extension point: every monkeypatch of the plugin, each with its reason.
+
+Each is installed right after its module was imported, checks that what it replaces still has the shape it
+knows, and fails the import loudly when it has not. With another estimator than `grail` each one passes
+its call through untouched. (What a CPU needs beyond this is in cpu/patches.py.)
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+
+from grail_verl.hook.launch import ESTIMATOR, prepare, require_prepared
+
+
+def _replace(module: ModuleType, name: str, parameters: set[str], wrap: Callable) -> None:
+    original = getattr(module, name, None)
+    known = set(inspect.signature(original).parameters) if callable(original) else set()
+    if not parameters <= known:
+        raise ImportError(
+            f"grail-verl does not know this verl: {module.__name__}.{name} should take "
+            f"{', '.join(sorted(parameters))}; grail-verl is built for verl 0.9.1"
+        )
+    setattr(module, name, functools.wraps(original)(wrap(original)))
+
+
+def validate_config(module: ModuleType) -> None:
+    """verl.utils.config.validate_config: the one call between the composed config and ray.init. Hydra has
+    no hook there, and a wrong option has to stop the command within seconds."""
+    _replace(module, "validate_config", {"config"}, _prepared)
+
+
+def run_ppo(module: ModuleType) -> None:
+    """verl.trainer.main_ppo.run_ppo: what other entry points import from there and call before they validate the
+    config, or without doing so. (main_ppo itself is __main__, which is not imported.)"""
+    _replace(module, "run_ppo", {"config", "task_runner_class"}, _prepared)
+
+
+def _prepared(original: Callable) -> Callable:
+    def prepared(config, *args, **kwargs):
+        prepare(config)
+        return original(config, *args, **kwargs)
+
+    return prepared
+
+
+def multi_trajectory_advantage(module: ModuleType) -> None:
+    """verl.trainer.ppo.v1.utils.compute_advantage_for_multi_trajectories: it gives sessions with several
+    outputs GRPO's treatment (statistics over final outputs, then broadcast) only if the estimator's name
+    is "grpo". `grail` must differ from GRPO in nothing, so verl is told "grpo" for that one call."""
+
+    def wrap(original):
+        def compute(*args, adv_estimator, **kwargs):
+            if adv_estimator == ESTIMATOR:
+                require_prepared(kwargs["config"])
+                adv_estimator = "grpo"
+            return original(*args, adv_estimator=adv_estimator, **kwargs)
+
+        return compute
+
+    _replace(module, "compute_advantage_for_multi_trajectories", {"adv_estimator", "config"}, wrap)

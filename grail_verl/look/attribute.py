@@ -1,0 +1,395 @@
+r"""What weights GRAIL gives to responses that are already there, under any causal language model.
+
+In Python, for one response, in a terminal or a notebook:
+
+    from grail_verl import attribute
+
+    shown = attribute("3 + 4 - 9 =", " 3 + 4 = 7, 7 - 9 = 8, \\boxed{8}", "Qwen/Qwen3-0.6B")
+    shown.show()
+
+As a command, for one or for many, whose records `grail-verl report DIR` draws:
+
+    grail-verl attribute MODEL --prompt '3 + 4 =' --response ' 7, so \boxed{7}' leaf=last
+    grail-verl attribute MODEL --rollouts rollouts/ --out records/ rollouts=all
+
+The data's way as in training, around a plain model: responses → answers → scores → weights; verl is not needed. What
+differs: every response that the rule can weigh is scored, one with an advantage of 0 too, which training passes by
+because it moves nothing; a response without an advantage counts as chosen.
+"""
+
+import argparse
+import io
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from rich.color import Color
+from rich.console import Console, Group
+from rich.progress import Progress
+from rich.style import Style
+from rich.text import Text
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from grail_verl.command import CommandError
+from grail_verl.credit.answer import AnswerLocator, AnswerSpan
+from grail_verl.credit.batch import RolloutBatch, located
+from grail_verl.credit.config import SECTION, GrailConfig
+from grail_verl.credit.leaf import evaluating
+from grail_verl.credit.rows import Budget, Row, dense_scores, pack, response_scores, rows_of, targets_of
+from grail_verl.credit.rule import Rule
+from grail_verl.credit.scores import Score
+from grail_verl.look import rollouts
+from grail_verl.look.records import SETTINGS, Writer, response_record
+from grail_verl.look.report.colours import LIGHT
+from grail_verl.look.rollouts import Rollout
+from grail_verl.model import find_model
+
+TOKENS = 8192  # of a micro-batch, padding included
+AT_ONCE = 512  # responses that are held at a time
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What a response's own answer says of its tokens.
+
+    Attributes:
+        prompt: text that the model saw.
+        tokens: texts of the T response tokens; joined, the response.
+        score: (T,), 0 behind the answer where it is about the answer; None where none were computed.
+        weight: (T,) that multiply the response's advantage.
+        answer: its tokens, None without a complete `\\boxed{…}`.
+        weighted: tokens got weights from their scores.
+        rollout: what it was made of.
+    """
+
+    prompt: str
+    tokens: list[str]
+    score: list[float] | None
+    weight: list[float]
+    answer: AnswerSpan | None
+    weighted: bool
+    rollout: Rollout = field(repr=False)
+
+    def record(self) -> dict:
+        """As records.py writes it."""
+        given = self.rollout
+        return response_record(
+            step=given.step,
+            row=given.row,
+            prompt=self.prompt,
+            tokens=self.tokens,
+            mask=[1] * len(self.tokens),
+            score=self.score,
+            weight=self.weight,
+            advantage=given.advantage,
+            answer=self.answer,
+            reward=given.reward,
+            weighted=self.weighted,
+        )
+
+    def show(self) -> None:
+        """Prints the response in the colours of its weights; in a notebook as HTML."""
+        Console().print(self)
+
+    def __rich__(self) -> Group:
+        """Blue below a weight of 1, orange above, in full at half and at twice as much; the answer underlined."""
+        response = Text()
+        for place, (token, weight) in enumerate(zip(self.tokens, self.weight, strict=True)):
+            answer = self.answer is not None and self.answer.start <= place < self.answer.end
+            response.append(token, Style(bgcolor=_colour(weight), color=LIGHT.ink, underline=answer))
+        return Group(Text(self.prompt, style="dim"), response, Text(self._caption(), style="italic"))
+
+    def _repr_html_(self) -> str:
+        console = Console(record=True, file=io.StringIO(), width=100, color_system="truecolor", force_jupyter=False)
+        console.print(self)
+        return console.export_html(inline_styles=True, code_format='<pre style="white-space: pre-wrap">{code}</pre>')
+
+    def _caption(self) -> str:
+        said = f"{len(self.tokens)} tokens" + " without a complete \\boxed{}" * (self.answer is None)
+        if not self.weighted:
+            return said + ", not weighted by their scores"
+        before = (self.weight if self.answer is None else self.weight[: self.answer.start]) or [1.0]
+        place = "" if self.answer is None else " before the answer"
+        return f"{said}; weights{place} {min(before):.2f} to {max(before):.2f}"
+
+
+def _colour(weight: float) -> Color:
+    """Of the report: from its middle to low or high, by the weight's logarithm."""
+    share = max(-1.0, min(1.0, math.log2(weight))) if weight > 0 else -1.0
+    middle, end = (Color.parse(c).get_truecolor() for c in (LIGHT.middle, LIGHT.low if share < 0 else LIGHT.high))
+    return Color.from_rgb(*(from_ + (to - from_) * abs(share) for from_, to in zip(middle, end, strict=True)))
+
+
+def attribute(
+    prompt: str | list[int] | list[dict],
+    response: str | list[int],
+    model,
+    tokenizer=None,
+    *,
+    temperature: float = 1.0,
+    **options,
+) -> Attribution:
+    """Saliency and weights of one response, as if its advantage were one that `rollouts` chooses.
+
+    Text is encoded as it stands, without special tokens of the tokenizer's own. That may give other tokens than a
+    policy sampled; token ids are taken as they are.
+
+    Args:
+        prompt: text, token ids, or chat messages for the tokenizer's chat template.
+        response: text or token ids.
+        model: a loaded causal language model, or what `find_model` takes: a folder, a hub name, a checkpoint of verl's.
+        tokenizer: needed with a loaded model.
+        temperature: of the rollout, which divides the logits.
+        options: GRAIL's, as under algorithm.grail: leaf="last", score="oar_g", weights="reshaped".
+
+    Raises:
+        ValueError: an option, or a prompt without a token.
+        CommandError: no such model.
+        TypeError: a tokenizer in whose tokens no answer can be located, or none with a loaded model.
+    """
+    rule = checked(options)
+    if isinstance(model, str | Path):
+        model, tokenizer = load(str(model))
+    elif tokenizer is None:
+        raise TypeError("a loaded model needs its tokenizer: attribute(prompt, response, model, tokenizer)")
+    encoded = encode([Rollout(prompt, response)], tokenizer)
+    (attribution,) = attributions(encoded, model, tokenizer, rule, temperature)
+    return attribution
+
+
+def checked(options: dict) -> Rule:
+    """Raises ValueError: an option that is unknown, out of range, or without effect here."""
+    config = GrailConfig.from_options(options)
+    rule = Rule(config)
+    rule.refuse_unread(options)
+    if config.dump_dir is not None:
+        raise ValueError(f"{SECTION}.dump_dir={config.dump_dir!r} has no effect outside of training")
+    return rule
+
+
+def load(name: str):
+    """A model, on the accelerator if there is one, and its tokenizer; raises what `find_model` does."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = find_model(name)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="auto").requires_grad_(False)
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return model.to(device or "cpu"), AutoTokenizer.from_pretrained(path)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A rollout in tokens; `marked` unless its prompt lacks special tokens that nobody could put back."""
+
+    rollout: Rollout
+    prompt_ids: list[int]
+    response_ids: list[int]
+    marked: bool
+
+
+def encode(given: Sequence[Rollout], tokenizer) -> list[Encoded]:
+    """Raises ValueError: a prompt without a token, of which the first response token could not be predicted."""
+    encoded = []
+    for rollout in given:
+        prompt, response, marked = rollout.prompt, rollout.response, True
+        if rollout.stripped and isinstance(prompt, str):
+            whole = rollouts.with_chat_marks(tokenizer, prompt)
+            prompt, marked = (prompt, False) if whole is None else (whole, True)
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
+            prompt = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        prompt_ids, response_ids = (
+            tokenizer.encode(text, add_special_tokens=False) if isinstance(text, str) else text
+            for text in (prompt, response)
+        )
+        if not prompt_ids:
+            raise ValueError(f"prompt {rollout.row} has no token; needed: at least one")
+        if rollout.stripped and isinstance(response, str) and tokenizer.eos_token_id is not None:
+            response_ids = [*response_ids, tokenizer.eos_token_id]
+        encoded.append(Encoded(rollout, prompt_ids, response_ids, marked))
+    return encoded
+
+
+def attributions(
+    encoded: Sequence[Encoded],
+    model,
+    tokenizer,
+    rule: Rule,
+    temperature: float = 1.0,
+    budget: Budget | None = None,
+    done: Callable[[int], None] = lambda rows: None,
+) -> Iterator[Attribution]:
+    """Of every rollout, steps in the order of their first: all of a step are scored, then weighted together. Where the
+    weights do not compare responses, some hundreds at a time.
+
+    Args:
+        encoded: rollouts.
+        model, tokenizer: of Hugging Face's kind.
+        rule: of credit.
+        temperature: of the rollouts.
+        budget: of a micro-batch, padded.
+        done: called with how many rollouts need no more passes.
+
+    Raises:
+        ValueError: the rule needs what responses out of files do not have.
+    """
+    locator = AnswerLocator(tokenizer, rule.config.occurrence)
+    steps: dict[int, list[Encoded]] = {}
+    for one in encoded:
+        steps.setdefault(one.rollout.step, []).append(one)
+    at_once = len(encoded) if rule.weights.compares_responses else AT_ONCE
+    parts = (of_step[first : first + at_once] for of_step in steps.values() for first in range(0, len(of_step), at_once))
+    for part in parts:
+        batch = located(_batch(part, rule, temperature), locator)
+        rule.require(batch, "a response out of a file")
+        scored_B = rule.can_weigh(batch)
+        scores_BT = _scores(model, batch, scored_B, rule, budget or Budget(packed=False, tokens=TOKENS), done)
+        credit = rule.credit(batch, scores_BT, scored_B)
+        for row, one in enumerate(part):
+            length = len(one.response_ids)
+            yield Attribution(
+                tokenizer.decode(one.prompt_ids),
+                locator.texts(one.response_ids),
+                credit.scores_BT[row, :length].tolist() if scored_B[row] else None,
+                credit.weights_BT[row, :length].tolist(),
+                batch.answers[row],
+                bool(credit.weighted_B[row]),
+                one.rollout,
+            )
+
+
+def _batch(encoded: Sequence[Encoded], rule: Rule, temperature: float) -> RolloutBatch:
+    """A response whose advantage nobody told has one that the rule selects: -1, or else 1."""
+    lengths = [len(one.response_ids) for one in encoded]
+    mask_BT = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    advantages = [one.rollout.advantage for one in encoded]
+    rewards = [one.rollout.reward for one in encoded]
+    input_ids = [torch.tensor([*one.prompt_ids, *one.response_ids]) for one in encoded]
+    nothing_BT = torch.zeros_like(mask_BT)
+    batch = RolloutBatch(
+        mask_BT,
+        torch.tensor([-1.0 if told is None else told for told in advantages])[:, None].expand(mask_BT.shape),
+        nothing_BT,
+        nothing_BT,
+        input_ids=input_ids,
+        position_ids=[torch.arange(len(ids)) for ids in input_ids],
+        lengths=lengths,
+        temperature_B=torch.full((len(encoded),), temperature),
+        answers=[None] * len(encoded),
+        rewards_B=None if None in rewards else torch.tensor(rewards),
+        groups=[one.rollout.group for one in encoded],
+    )
+    other_B = torch.tensor([told is None for told in advantages]) & ~rule.weights.selected(batch)
+    return replace(batch, advantages_BT=torch.where(other_B[:, None], 1.0, batch.advantages_BT))
+
+
+def _scores(model, batch: RolloutBatch, scored_B: Tensor, rule: Rule, budget: Budget, done) -> Tensor:
+    """(B, T): by passes of the model, where the batch does not tell."""
+    scores_BT = rule.score.from_batch(batch)
+    if scores_BT is not None:
+        done(len(batch.lengths))
+        return scores_BT
+    indices = scored_B.nonzero().flatten().tolist()
+    done(len(batch.lengths) - len(indices))
+    rows = rows_of(batch, indices, of_answer=rule.score.needs_answer)
+    scores: list[Tensor] = [torch.empty(0)] * len(rows)
+    for places in pack([len(row) for row in rows], budget):
+        for place, of_row in zip(places, _micro_batch(model, [rows[place] for place in places], rule.score)):
+            scores[place] = of_row
+        done(len(places))
+    return dense_scores(scores, indices, batch)
+
+
+def _micro_batch(model, rows: list[Row], score: Score) -> list[Tensor]:
+    origins = [(index, 0) for index in range(len(rows))]
+    ids_BS, position_ids_BS, mask_BS = (
+        pad_sequence(tensors, batch_first=True).to(model.device)
+        for tensors in (
+            [row.input_ids for row in rows],
+            [row.position_ids for row in rows],
+            [torch.ones_like(row.input_ids) for row in rows],
+        )
+    )
+    with evaluating(model):
+        scores_BS = score.from_model(
+            model,
+            {"input_ids": ids_BS, "attention_mask": mask_BS, "position_ids": position_ids_BS},
+            targets_of(rows, origins, ids_BS.shape, model.device),
+            recompute=lambda: True,  # a long response has to fit, whatever the memory
+            loss_scale=score.fp16_loss_scale if model.dtype == torch.float16 else 1.0,
+        )
+    return response_scores(scores_BS.cpu(), rows, origins, score.alignment)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command; ends it with a message where a user can do something about it."""
+    options = parse(arguments)
+    try:
+        rule = checked(OmegaConf.to_container(OmegaConf.from_dotlist(options.options)))
+        if options.rollouts is None:
+            given = [Rollout(options.prompt, options.response)]
+        else:
+            given = rollouts.read_rollouts(options.rollouts)
+            if (options.out / SETTINGS).exists():
+                raise ValueError(f"{options.out} holds records already; --out needs a new folder")
+            writer = Writer(options.out)
+        model, tokenizer = load(options.model)
+        encoded = encode(given, tokenizer)
+    except (CommandError, ValueError, OSError) as error:
+        sys.exit(f"grail_verl.attribute: {error}")
+    budget = Budget(packed=False, tokens=options.tokens)
+    if options.rollouts is None:
+        (attribution,) = attributions(encoded, model, tokenizer, rule, options.temperature, budget)
+        attribution.show()
+        return
+    console, weighted = Console(), 0
+    writer.write_settings(rule.config, rule.weights.bounds)
+    with Progress(console=console) as progress:
+        task = progress.add_task("responses", total=len(encoded))
+        done = partial(progress.advance, task)
+        for attribution in attributions(encoded, model, tokenizer, rule, options.temperature, budget, done):
+            writer.add_responses([attribution.record()])
+            weighted += attribution.weighted
+    if bare := sum(not one.marked for one in encoded):
+        console.print(
+            f"{bare:,} of {len(encoded):,} prompts are used as verl's dump has them, without special tokens: the "
+            "tokenizer's chat template does not account for them", soft_wrap=True,
+        )
+    said = f"{len(encoded):,} responses, {weighted:,} weighted; to draw them: grail-verl report {options.out}"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="grail-verl attribute",
+        description="Shows one response in the colours of its weights, or writes the records of many.",
+    )
+    parser.add_argument("model", help="a Hugging Face folder or hub name, or a checkpoint of verl's (global_step_N)")
+    parser.add_argument("--prompt", help="text as the model shall see it")
+    parser.add_argument("--response", help="what it answered")
+    parser.add_argument(
+        "--rollouts", type=Path, metavar="PATH",
+        help="verl's trainer.rollout_data_dir, one of its files, or JSON lines with prompt and response",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the records of --rollouts")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the rollout; default 1.0")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help=f"of a micro-batch, with padding; default {TOKENS}")
+    parser.add_argument("options", nargs="*", help="GRAIL's, such as leaf=last or rollouts=all")
+    given = parser.parse_intermixed_args(arguments)
+    one, many = (given.prompt, given.response), (given.rollouts, given.out)
+    if (None in one or any(many)) and (None in many or any(part is not None for part in one)):
+        parser.error("needed: --prompt and --response, or --rollouts and --out")
+    if unlike := [option for option in given.options if "=" not in option]:
+        parser.error(f"{unlike[0]!r} is no option=value, such as leaf=last")
+    if not given.temperature > 0 or given.tokens < 1:
+        parser.error("--temperature and --tokens have to be greater than 0")
+    return given
+
+
+if __name__ == "__main__":
+    main()

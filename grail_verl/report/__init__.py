@@ -1,4 +1,0 @@
-"""The report: what became of a run's tokens, as one page to open in a browser. `python -m grail_verl.report DIR`.
-
-Reads the records that training or attribution leaves (records.py). records → statistics → figures → page.
-"""

@@ -1,0 +1,245 @@
+"""The hook in verl's actor worker against the plain model: the harness of test_worker.py and test_matrix.py.
+
+`compare` builds the real worker from verl's own config, hands it a rollout batch, and holds what the hook made of
+the advantages against `answer_saliency` and `token_weights` on the unsharded model, one response at a time. Then
+it holds verl's update with the hook against verl's own worker on advantages rescaled beforehand.
+"""
+
+import dataclasses
+import traceback
+from collections.abc import Callable
+
+import oar_g
+import pytest
+import ranks
+import tiny
+import torch
+
+from grail_verl import GrailConfig
+from grail_verl.credit.answer import AnswerLocator
+from grail_verl import answer_saliency
+from grail_verl import token_weights
+
+# A pair for each prompt: rank 0 has many responses to reweight, rank 1 almost none. With a budget that makes rank
+# 0's several micro-batches, a disagreement about their number would hang and end in the harness's TimeoutError.
+TEXTS = [
+    (r"3 + 4 = 7, so \boxed{7}. Done<|im_end|>", r"1 + 1 = 3 and 3 \boxed{33}<|im_end|>"),
+    (r"\boxed{1} or \boxed{2}? 2<|im_end|>", r"so the answer \boxed{5}"),
+    (r"no answer here<|im_end|>", r"7 7 7 \boxed{7}"),
+    (r"the answer is \boxed{42 and no more", r"<|im_end|>"),
+    (r"9 - 4 = 5 + 1 = 6 we get \boxed{6}, we get 6, we get 6<|im_end|>", r"0 1 2 3 \boxed{4}<|im_end|>"),
+    (r"5 5 5 5 \boxed{ 5 }", r"4 - 4 \boxed{}<|im_end|>"),
+    (r"", r"\boxed{8}"),
+    (r"\boxed{", r"a"),
+]
+ADVANTAGES = [(-1.0, 1.0), (-0.5, 0.5), (-1.0, 1.0), (-1.0, 0.25), (-2.0, 0.0), (-0.25, 1.5), (-1.0, -1.0), (-1.0, 1.0)]
+
+
+def rollout(rank: int, **extra):
+    """The batch of a data-parallel rank; those beyond the second have the same as the first two."""
+    tokenizer, column = tiny.tokenizer(), rank % 2
+    responses = [tokenizer.encode(pair[column]) for pair in TEXTS]
+    masks = [[1] * len(response) for response in responses]
+    masks[0][2:4] = [0, 0]  # a tool's tokens in the middle of the reasoning
+    masks[4][-2] = 0
+    return tiny.rollout_batch(
+        responses,
+        [pair[column] for pair in ADVANTAGES],
+        masks,
+        seed=rank,
+        **{"mini_batch_size": 8, "epochs": 2, "temperature": 0.8, **extra},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A way to run verl.
+
+    Attributes:
+        policy: the folder of the model, by its name in the fixture.
+        strategy: fsdp | fsdp2.
+        options: GRAIL's, besides a spread so wide that differences show.
+        overrides: verl's; {name} stands for a folder.
+        ranks: how many processes.
+        plain: the folder of the plain model, where it is another.
+        sequence_parallel: ranks that share a batch.
+        tolerance: absolute, of weights around 1, where computing in less than float32. None: 1e-5 of the weight, or
+            of a weight of 1 where it is smaller.
+        rollout: data-parallel rank → batch.
+        setup: called on every rank before the worker is built.
+    """
+
+    policy: str
+    strategy: str
+    options: dict = dataclasses.field(default_factory=dict)
+    overrides: tuple[str, ...] | list[str] = ()
+    ranks: int = 2
+    plain: str | None = None
+    sequence_parallel: int = 1
+    tolerance: float | None = None
+    rollout: Callable = rollout
+    setup: Callable | None = None
+
+    @property
+    def written(self) -> dict:
+        """The options as a user writes them; OAR-G takes none that would widen its weights."""
+        wide = {} if "weighting" in self.options else {"std": 1.0, "w_min": 0.0, "w_max": 50.0}
+        return {**wide, **self.options}
+
+    @property
+    def grail(self) -> GrailConfig:
+        return GrailConfig(**self.written)
+
+    def actor(self, folders: dict, estimator: str):
+        """verl's actor worker on this rank."""
+        return ranks.actor(
+            folders[self.policy],
+            f"algorithm.adv_estimator={estimator}",
+            f"actor_rollout_ref.actor.strategy={self.strategy}",
+            *[f"+algorithm.grail.{name}={value}" for name, value in self.written.items()],
+            *[override.format(**folders) for override in self.overrides],
+        )
+
+
+def plain_model(folder: str):
+    """The unsharded model of a folder; a PEFT one where the folder holds an adapter."""
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    cls = AutoPeftModelForCausalLM if find_adapter_config_file(folder) else AutoModelForCausalLM
+    return cls.from_pretrained(folder)
+
+
+def expected_advantages(model, data, config: GrailConfig, tokenizer=None) -> list[torch.Tensor]:
+    """answer_saliency and token_weights, or OAR-G, on the unsharded model, one response at a time."""
+    locator = AnswerLocator(tokenizer or tiny.tokenizer(), config.occurrence)
+    temperatures = torch.as_tensor(data["temperature"]).expand(len(data))
+    expected = []
+    for row in range(len(data)):
+        prompt, response, mask, advantage = (
+            data[name][row] for name in ("prompts", "responses", "response_mask", "advantages")
+        )
+        answer, content = (torch.zeros(1, len(response), dtype=torch.bool) for _ in range(2))
+        if (span := locator.locate(response.tolist(), mask.tolist())) is not None:
+            answer[0, span.start : span.end] = True
+            content[0, span.content_start : span.content_end] = True
+        ids = torch.cat([prompt, response])[None]
+        if config.weighting == "oar_g":
+            weights = [1.0] * len(response)
+            if span is not None:
+                scores = oar_g.scores(model, ids[0], len(prompt), range(span.start, span.end), len(response))
+                weights = oar_g.weights(scores, mask.tolist())
+            expected.append(advantage * torch.tensor(weights))
+            continue
+        scores = answer_saliency(
+            model,
+            ids,
+            torch.ones_like(ids),
+            len(response),
+            answer,
+            leaf=config.leaf,
+            alignment=config.alignment,
+            temperature=temperatures[row],
+        )
+        expected.append(advantage * token_weights(scores, mask[None], answer, content, advantage[None], config)[0])
+    return expected
+
+
+def shards(worker) -> list[torch.Tensor]:
+    """This rank's part of every parameter."""
+    parameters = (parameter.detach() for parameter in worker.engine.module.parameters())
+    return [(p.to_local() if hasattr(p, "to_local") else p).clone() for p in parameters]
+
+
+def state(worker) -> tuple:
+    """Everything that a saliency pass could leave behind, in a form that == compares."""
+    moments = [
+        tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        for of_parameter in worker.engine.optimizer.state.values()
+        for tensor in of_parameter.values()
+    ]
+    return tiny.traces(worker.engine.module), [tensor.tolist() for tensor in (*shards(worker), *moments)]
+
+
+def compare(rank: int, folders: dict, case: Case) -> dict:
+    """One case on one rank."""
+    if case.setup is not None:
+        case.setup()
+    data_rank = rank // case.sequence_parallel
+    # Before the worker: verl replaces the forward of the model's class where fused kernels are asked for.
+    model = plain_model(folders[case.plain or case.policy])
+    expected = expected_advantages(model, case.rollout(data_rank), case.grail)
+    worker = case.actor(folders, "grail")
+
+    data = case.rollout(data_rank)
+    before = state(worker)
+    metrics = worker.reweight_advantages(data)
+    unchanged = [state(worker) == before]
+
+    # The same update twice: through the hook, and by verl's own worker on advantages rescaled by hand.
+    hooked, by_hand = case.rollout(data_rank), case.rollout(data_rank)
+    by_hand["advantages"] = data["advantages"]
+    start = shards(worker)
+    worker.train_mini_batch(hooked)
+    plain = case.actor(folders, "grpo")
+    plain.train_mini_batch(by_hand)
+    one, other = shards(worker), shards(plain)
+
+    before = state(worker)  # Adam has moments by now
+    worker.reweight_advantages(case.rollout(data_rank))
+    unchanged.append(state(worker) == before)
+    return {
+        "worker": type(worker).__name__,
+        "plain": type(plain).__name__,
+        "unchanged": unchanged,
+        "metrics": metrics,
+        "got": [row.tolist() for row in data["advantages"].unbind()],
+        "expected": [row.tolist() for row in expected],
+        "before": [row.tolist() for row in case.rollout(data_rank)["advantages"].unbind()],
+        "same update": len(one) == len(other) > 0 and all(map(torch.equal, one, other)),
+        "updated": not all(map(torch.equal, one, start)),
+    }
+
+
+def session(rank: int, folders: dict, cases: dict[str, Case]) -> dict:
+    """Every case, one after the other in the same processes. One that every rank refuses alike, as it does a wrong
+    config, does not keep the others from running; one that fails within the hook ends the process groups."""
+    results = {}
+    for name, case in cases.items():
+        try:
+            results[name] = compare(rank, folders, case)
+        except Exception:
+            results[name] = {"error": traceback.format_exc()}
+    return results
+
+
+def check(case: Case, results: list[dict]) -> None:
+    """What a case of `compare`, on all ranks, must show."""
+    for rank, result in enumerate(results):
+        assert "error" not in result, f"rank {rank}:\n{result.get('error')}"
+        assert result["worker"] == "GrailTrainingWorker" and result["plain"] == "TrainingWorker"
+        rows = zip(result["got"], result["expected"], result["before"], strict=True)
+        for row, (got, expected, before) in enumerate(rows):
+            size = max(map(abs, before), default=0.0)  # of the advantage: what a weight of 1 leaves
+            tolerance = {"rel": 1e-5, "abs": 1e-5 * size} if case.tolerance is None else {"abs": case.tolerance}
+            assert got == pytest.approx(expected, **tolerance), f"rank {rank}, row {row}"
+        assert result["unchanged"] == [True, True], f"rank {rank}"
+        assert result["same update"] and result["updated"], f"rank {rank}"
+    if case.tolerance is not None:
+        assert rank_correlation(results) > 0.99
+    ratios = [abs(value) for result in results for row in result["got"] for value in row]
+    assert len({round(ratio, 5) for ratio in ratios}) > 20  # it did weigh something
+
+
+def rank_correlation(results: list[dict]) -> float:
+    """Spearman's, of all weights that differ from 1, got against expected."""
+    pairs = [
+        (got / before, expected / before)
+        for result in results
+        for rows in zip(result["got"], result["expected"], result["before"], strict=True)
+        for got, expected, before in zip(*rows, strict=True)
+        if before != 0 and expected != before
+    ]
+    places = torch.tensor(pairs, dtype=torch.float64).T.argsort(dim=-1).argsort(dim=-1).double()
+    return torch.corrcoef(places)[0, 1].item()

@@ -1,0 +1,209 @@
+"""`algorithm.grail.dump_dir`: the records hold what the hook made of a batch, of as many responses as asked for."""
+
+import dataclasses
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import harness
+import pytest
+import ranks
+import test_matrix
+import tiny
+import torch
+from harness import Case
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grail_verl.look import records
+from grail_verl.credit.answer import AnswerLocator
+from grail_verl.hook.dump import spread
+
+OFF = Case("tied", "fsdp2")
+ULYSSES = test_matrix.CASES["Ulysses, fsdp2"]
+DUMPED = 5  # of the 15 responses with a token that both ranks have
+
+
+def into(case: Case, folder, count: int = DUMPED) -> Case:
+    return dataclasses.replace(case, options={**case.options, "dump_dir": str(folder), "dump_responses": count})
+
+
+def rollout(rank: int):
+    """With what verl's trainers hand over beside harness.rollout: rewards, here 1 of every second response."""
+    data = harness.rollout(rank)
+    rewards = [torch.zeros(len(row)) for row in data["responses"].unbind()]
+    for row in rewards[::2]:
+        if len(row):
+            row[-1] = 1.0
+    data["rm_scores"] = torch.nested.as_nested_tensor(rewards, layout=torch.jagged)
+    return data
+
+
+def session(rank: int, folders: dict, folder: str) -> list[dict]:
+    """Two updates: what the hook made of each batch, and its metrics."""
+    from verl.utils import tensordict_utils as tu
+
+    worker = into(OFF, folder).actor(folders, "grail")
+    seen = []
+    for _ in range(2):
+        data = rollout(rank)
+        output = worker.train_mini_batch(data)
+        seen.append(
+            {
+                "advantages": [row.tolist() for row in data["advantages"].unbind()],
+                "metrics": {name: value for name, value in tu.get(output, "metrics").items() if "grail" in name},
+            }
+        )
+    return seen
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict:
+    paths = {name: str(tmp_path_factory.mktemp(name)) for name in ("tied", "untied")}
+    for name, path in paths.items():
+        tiny.save_policy(path, tied=name == "tied")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def dumped(folders, tmp_path_factory) -> tuple[records.Records, list[list[dict]]]:
+    folder = tmp_path_factory.mktemp("run") / "not there" / "records"
+    seen = ranks.on_ranks(session, 2, folders, str(folder))
+    return records.read(folder), seen
+
+
+def source(record: dict) -> int:
+    """The row of its rank's batch that a record is of: no two have the same response."""
+    texts = [pair[record["rank"]] for pair in harness.TEXTS]
+    return texts.index("".join(record["tokens"]))
+
+
+def test_so_many_responses_a_step_over_all_ranks(dumped):
+    found, _ = dumped
+    counts = Counter((response["step"], response["rank"]) for response in found.responses)
+    assert counts == {(1, 0): 3, (1, 1): 2, (2, 0): 3, (2, 1): 2}
+    for step in (1, 2):
+        advantages = [response["advantage"] for response in found.responses if response["step"] == step]
+        assert min(advantages) < 0 < max(advantages)
+
+
+def test_weights_and_advantages_are_those_of_the_update(dumped):
+    found, seen = dumped
+    compared = 0
+    for record in found.responses:
+        row, data = source(record), rollout(record["rank"])
+        before = data["advantages"][row].tolist()
+        after = seen[record["rank"]][record["step"] - 1]["advantages"][row]
+        assert record["advantage"] == harness.ADVANTAGES[row][record["rank"]]
+        assert record["mask"] == data["response_mask"][row].tolist()
+        assert record["reward"] == float(row % 2 == 0)
+        for weight, was, became in zip(record["weight"], before, after, strict=True):
+            assert weight * was == pytest.approx(became, rel=1e-5)
+            compared += was != became
+    assert compared > 10  # it did weigh something
+
+
+def test_saliency_is_the_plain_models_where_a_pass_was_run(dumped, folders):
+    """Of the first step: the second is of an updated policy."""
+    from grail_verl import answer_saliency
+
+    found, _ = dumped
+    model, locator, compared = harness.plain_model(folders["tied"]), AnswerLocator(tiny.tokenizer()), 0
+    for record in found.responses:
+        row, data = source(record), rollout(record["rank"])
+        prompt, response = data["prompts"][row], data["responses"][row]
+        assert record["prompt"] == tiny.tokenizer().decode(prompt)
+        span = locator.locate(response.tolist(), data["response_mask"][row].tolist())
+        assert record["answer"] == (None if span is None else dataclasses.asdict(span))
+        assert record["weighted"] == (span is not None and record["advantage"] < 0)
+        if not record["weighted"]:
+            assert record["saliency"] == [None] * len(response)
+        elif record["step"] == 1:
+            answer = torch.zeros(1, len(response), dtype=torch.bool)
+            answer[0, span.start : span.end] = True
+            ids = torch.cat([prompt, response])[None]
+            scores = answer_saliency(model, ids, torch.ones_like(ids), len(response), answer, temperature=0.8)
+            assert record["saliency"] == pytest.approx(scores[0].tolist(), rel=1e-4, abs=1e-6)
+            compared += 1
+    assert compared > 1
+
+
+def test_metrics_and_options_are_there_once(dumped):
+    found, seen = dumped
+    assert list(found.metrics) == [1, 2]
+    for step, metrics in found.metrics.items():
+        assert {f"grail/{name}": value for name, value in metrics.items()} == seen[0][step - 1]["metrics"]
+    assert found.settings["options"]["std"] == 1.0 and found.settings["bounds"] == [0.0, 50.0]
+
+
+def full_disk(rank: int, folders: dict, case: Case, folder: str, full: int) -> str:
+    """For one rank, from the second update on: the file behind the link takes nothing."""
+    if case.setup is not None:
+        case.setup()
+    worker = into(case, folder).actor(folders, "grail")
+    worker.train_mini_batch(rollout(rank // case.sequence_parallel))
+    if rank == full:
+        file = Path(folder) / f"responses-{rank}.jsonl"
+        file.unlink()
+        file.symlink_to("/dev/full")
+    try:
+        worker.train_mini_batch(rollout(rank // case.sequence_parallel))
+    except (OSError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+@pytest.mark.parametrize("name", ["ranks", "Ulysses"])
+def test_a_full_disk_ends_every_rank(folders, tmp_path, name):
+    """Of a Ulysses group one writes, the first; the process that holds the ranks' store goes with it."""
+    case, full = (OFF, 1) if name == "ranks" else (ULYSSES, 0)
+    results = ranks.on_ranks(full_disk, 2, folders, case, str(tmp_path), full)
+    own, other = results[full], results[1 - full]
+    reason = f"OSError: algorithm.grail.dump_dir='{tmp_path}' cannot be written: [Errno 28] No space left on device"
+    assert own == reason
+    assert other.startswith(f"RuntimeError: GRAIL's saliency pass failed on rank {full}")
+    assert reason in other or "rank 0, which is gone" in other
+    if name == "Ulysses":
+        assert sorted(path.name for path in tmp_path.glob("responses*")) == ["responses-0.jsonl"]
+
+
+def alone(rank: int, folders: dict) -> tuple[str, list[str]]:
+    """A folder that looks as if root could make it; then what is opened for writing without one."""
+    try:
+        into(OFF, "/proc/records").actor(folders, "grail")
+        error = "nothing"
+    except OSError as refused:
+        error = str(refused)
+    worker, written = OFF.actor(folders, "grail"), []
+
+    def note(event: str, arguments: tuple) -> None:
+        if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            written.append(str(arguments[0]))
+
+    sys.addaudithook(note)
+    worker.reweight_advantages(rollout(rank))
+    return error, written
+
+
+def test_a_folder_that_cannot_be_made_is_named_and_without_one_nothing_is_written(folders):
+    ((error, written),) = ranks.on_ranks(alone, 1, folders)
+    assert error.startswith("algorithm.grail.dump_dir='/proc/records' cannot be written: ")
+    assert written == []
+
+
+rows = st.lists(st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), st.booleans()), max_size=20)
+
+
+@given(rows, st.integers(0, 25), st.integers(0, 9))
+def test_the_rows_chosen_are_a_spread(rows, count, turn):
+    advantages, real = [row[0] for row in rows], [row[1] for row in rows]
+    chosen = spread(advantages, real, count, turn)
+    assert chosen == sorted(set(chosen)) and all(real[row] for row in chosen)
+    assert len(chosen) == min(count, sum(real))
+    of_all = [advantage for advantage, counts in rows if counts]
+    if len(chosen) > 1:
+        of_chosen = [advantages[row] for row in chosen]
+        assert (min(of_chosen), max(of_chosen)) == (min(of_all), max(of_all))
+    elif chosen:
+        assert advantages[chosen[0]] == (max if turn % 2 and len(of_all) > 1 else min)(of_all)

@@ -1,0 +1,129 @@
+"""What a run survives and how it ends where it does not: a rank that fails, hangs nobody; a killed one, resumes."""
+
+import signal
+import time
+
+import harness
+import pytest
+import ranks
+import tiny
+from harness import Case
+
+CASES = {"fsdp": Case("tied", "fsdp"), "fsdp2": Case("tied", "fsdp2")}
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("tied")
+    tiny.save_policy(folder)
+    return {"tied": str(folder)}
+
+
+def fail(*args):
+    raise RuntimeError("out of memory, say")
+
+
+def die(*args):
+    signal.raise_signal(signal.SIGKILL)
+
+
+def fail_second():
+    """In OAR-G's second forward, the noisy one."""
+    calls = []
+
+    def count(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            fail()
+
+    return count
+
+
+def break_at(module, place: str, how=fail):
+    """When the forward reaches the place; returns the hook's handle."""
+    named = {name.replace("_fsdp_wrapped_module.", ""): part for name, part in module.named_modules()}
+    (part,) = (part for name, part in named.items() if name.endswith(place))
+    return part.register_forward_pre_hook(how)
+
+
+def all_ranks_fail(rank: int, folders: dict) -> dict:
+    """Behind the blocks; and within one, whose parameters FSDP2 then leaves gathered."""
+    report = {}
+    for name, case in CASES.items():
+        worker = case.actor(folders, "grail")
+        for place in ("model.norm", "layers.1.mlp") if name == "fsdp2" else ("model.norm",):
+            handle = break_at(worker.engine.module, place)
+            before = harness.state(worker)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                worker.reweight_advantages(harness.rollout(rank))
+            report[name, place] = harness.state(worker) == before and worker.engine.mode is None
+            handle.remove()
+            worker.reweight_advantages(harness.rollout(rank))  # and the next pass runs
+    worker = Case("tied", "fsdp2", {"weighting": "oar_g"}).actor(folders, "grail")
+    for forward, how in (("clean", fail), ("noisy", fail_second())):
+        handle = break_at(worker.engine.module, "layers.1.mlp", how)
+        before = harness.state(worker)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            worker.reweight_advantages(harness.rollout(rank))
+        report["OAR-G", forward] = harness.state(worker) == before and worker.engine.mode is None
+        handle.remove()
+        worker.reweight_advantages(harness.rollout(rank))
+    return report
+
+
+def test_a_pass_that_fails_leaves_nothing_behind(folders):
+    """On one rank: on several, a failure ends the process groups."""
+    (report,) = ranks.on_ranks(all_ranks_fail, 1, folders)
+    assert len(report) == 5 and all(report.values()), report
+
+
+def one_rank_fails(rank: int, folders: dict, name: str) -> tuple[str, float]:
+    """Rank 1 fails in the middle of its first micro-batch, while rank 0 goes on to its own gathers."""
+    worker = CASES[name].actor(folders, "grail")
+    if rank == 1:
+        break_at(worker.engine.module, "layers.1.mlp")
+    started = time.monotonic()
+    try:
+        worker.train_mini_batch(harness.rollout(1 - rank))
+    except RuntimeError as error:
+        return str(error), time.monotonic() - started
+    return "nothing", time.monotonic() - started
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_rank_that_fails_alone_ends_the_others_with_its_reason(folders, name):
+    (other, seconds), (own, _) = ranks.on_ranks(one_rank_fails, 2, folders, name)
+    assert own == "out of memory, say"
+    assert other == "GRAIL's saliency pass failed on rank 1: RuntimeError: out of memory, say"
+    assert seconds < 60  # gloo's own time-out is half an hour
+
+
+def train(folders: dict, name: str, batches: list[int], checkpoint: str, *, resume=False, saved=None) -> list:
+    """An update on each batch; `saved` is called after a checkpoint behind the first."""
+    worker = CASES[name].actor(folders, "grail")
+    if resume:
+        worker.engine.load_checkpoint(checkpoint)
+    for index, batch in enumerate(batches):
+        worker.train_mini_batch(harness.rollout(batch))
+        if saved is not None and index == 0:
+            worker.engine.save_checkpoint(checkpoint, global_step=1)
+            saved(worker)
+    return [shard.tolist() for shard in harness.shards(worker)]
+
+
+def killed(rank: int, folders: dict, name: str, checkpoint: str) -> None:
+    """Rank 1, in the pass of the second update."""
+    at = (lambda worker: break_at(worker.engine.module, "model.norm", die)) if rank == 1 else (lambda worker: None)
+    train(folders, name, [rank, rank + 2, rank + 4], checkpoint, saved=at)
+
+
+def resumed_and_whole(rank: int, folders: dict, name: str, checkpoint: str) -> tuple[list, list]:
+    resumed = train(folders, name, [rank + 2, rank + 4], checkpoint, resume=True)
+    return resumed, train(folders, name, [rank, rank + 2, rank + 4], checkpoint)
+
+
+@pytest.mark.parametrize("name", [pytest.param("fsdp", marks=pytest.mark.sweep), "fsdp2"])
+def test_killed_and_resumed_it_ends_where_an_uninterrupted_run_does(folders, tmp_path, name):
+    with pytest.raises(RuntimeError, match="killed by a signal|by peer"):
+        ranks.on_ranks(killed, 2, folders, name, str(tmp_path))
+    for resumed, whole in ranks.on_ranks(resumed_and_whole, 2, folders, name, str(tmp_path)):
+        assert resumed == whole

@@ -1,0 +1,285 @@
+"""How verl finds the plugin, what it does to a config before Ray starts, and the estimator against GRPO."""
+
+import os
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import verl  # noqa: F401  loads the plugin
+from hydra import compose, initialize_config_module
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from verl.protocol import DataProto
+from verl.trainer.ppo import core_algos
+from verl.trainer.ppo.ray_trainer import compute_advantage
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+from grail_verl import GrailConfig
+from grail_verl.hook.launch import prepare
+
+
+def composed(*overrides: str):
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", list(overrides))
+
+
+def test_hydra_finds_the_presets_and_overrides_win():
+    config = composed("+grail=[paper,cpu]", "algorithm.grail.std=0.25")
+    prepare(config)
+    assert config.algorithm.adv_estimator == "grail" and config.trainer.device == "cpu"
+    assert config.algorithm.grail.std == 0.25 and config.algorithm.grail.occurrence == "first"
+
+
+def test_a_prepared_config_holds_every_option_where_logger_and_workers_look():
+    config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.std=0.3")
+    prepare(config)
+    prepare(config)  # the legacy trainer validates a second time, in another process
+    expected = GrailConfig(std=0.3)
+    assert OmegaConf.to_object(config.algorithm.grail) == expected
+    assert OmegaConf.to_object(config.actor_rollout_ref.grail) == expected
+    assert OmegaConf.to_container(config, resolve=True)["algorithm"]["grail"]["w_max"] == 5.0
+
+
+@pytest.mark.parametrize("weighting", ["grail", "oar_g"])
+def test_records_go_to_the_same_folder_wherever_a_worker_runs(tmp_path, monkeypatch, weighting):
+    monkeypatch.chdir(tmp_path)
+    options = [f"+algorithm.grail.weighting={weighting}", "+algorithm.grail.dump_responses=8"]
+    config = composed("algorithm.adv_estimator=grail", *options, "+algorithm.grail.dump_dir=runs/records")
+    prepare(config)
+    grail = OmegaConf.to_object(config.actor_rollout_ref.grail)
+    assert grail.dump_dir == f"{tmp_path}/runs/records" and grail.dump_responses == 8
+    assert not (tmp_path / "runs").exists()  # whoever writes makes it
+    (tmp_path / "runs/records").mkdir(parents=True)  # as a run finds it that resumes
+    config = composed("algorithm.adv_estimator=grail", f"+algorithm.grail.dump_dir={tmp_path}/runs/../runs/records")
+    prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["dump_dir=file"], "algorithm.grail.dump_dir='file' cannot be a folder: {here}/file is a file"),
+        (["dump_dir=file/records"], "dump_dir='file/records' cannot be a folder: {here}/file is a file"),
+        (["dump_dir='s3://bucket'"], "algorithm.grail.dump_dir='s3://bucket' is no folder"),
+        (["dump_responses=32"], "algorithm.grail.dump_responses=32 has no effect without algorithm.grail.dump_dir"),
+    ],
+)
+def test_records_that_could_not_be_written_are_refused(tmp_path, monkeypatch, options, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError) as error:
+        prepare(composed("algorithm.adv_estimator=grail", *(f"+algorithm.grail.{option}" for option in options)))
+    assert says.format(here=tmp_path) in str(error.value)
+
+
+def test_off_leaves_the_config_as_it_is():
+    config = composed("algorithm.adv_estimator=grpo", "+algorithm.grail.std=-1")
+    before = OmegaConf.to_container(config)
+    prepare(config)
+    assert OmegaConf.to_container(config) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["+algorithm.grail.sdt=0.3"], "unknown option algorithm.grail.sdt=0.3; did you mean std?"),
+        *(
+            ([f"actor_rollout_ref.actor.strategy={name}"], f"strategy='{name}' is not allowed; allowed: fsdp | fsdp2")
+            for name in ("megatron", "veomni", "torchtitan", "automodel")
+        ),
+        (["+rollout.nnodes=1"], "not served by verl's experimental trainers"),  # a section only their configs have
+    ],
+)
+def test_what_grail_cannot_serve_is_refused(overrides, says):
+    with pytest.raises(ValueError) as error:
+        prepare(composed("algorithm.adv_estimator=grail", *overrides))
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "override", "says"),
+    [
+        (
+            "verl.trainer.main_ppo", "+algorithm.grail.leaf=second",
+            "algorithm.grail.leaf='second' is not allowed; allowed: embeddings | first | middle | last",
+        ),
+        # Its own config holds the section `rollout`; that of one_step_off_policy is found in verl's checkout only.
+        (
+            "verl.experimental.fully_async_policy.fully_async_main", "rollout.nnodes=1",
+            "not served by verl's experimental trainers (one_step_off_policy, fully_async_policy)",
+        ),
+    ],
+)
+def test_a_wrong_start_stops_the_command_before_ray_starts(tmp_path, module, override, says):
+    run = subprocess.run(
+        [sys.executable, "-m", module, "+grail=cpu", "algorithm.adv_estimator=grail", override],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+    )
+    assert run.returncode != 0 and says in run.stderr
+    assert "Started a local Ray instance" not in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl", "gemma3", "qwen2_audio"])
+def test_a_model_that_reads_more_than_text_is_refused(model_type):
+    """By the worker, before it builds anything; of verl's config it looks at the model's alone."""
+    from transformers import AutoConfig
+
+    from grail_verl.hook.worker import GrailTrainingWorker
+
+    model = SimpleNamespace(hf_config=AutoConfig.for_model(model_type), path="some/model")
+    with pytest.raises(NotImplementedError, match=rf"model\.path='some/model' is a {model_type}"):
+        GrailTrainingWorker(SimpleNamespace(model_config=model), GrailConfig())
+
+
+PLUGIN = "import sys, verl; verl.__version__ = {version!r}; sys.argv[1:] = {arguments!r}; import grail_verl.plugin"
+
+
+@pytest.mark.parametrize("version", ["0.8.0", "0.10.0"])
+def test_another_verl_is_named_in_one_line_and_ends_a_command_that_asks_for_grail(version, monkeypatch):
+    monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", "none")  # so that the plugin is loaded by hand, below
+    asked, other = (
+        subprocess.run(
+            [sys.executable, "-c", PLUGIN.format(version=version, arguments=arguments)],
+            capture_output=True, text=True, timeout=120,
+        )
+        for arguments in (["algorithm.adv_estimator=grail"], ["algorithm.adv_estimator=grpo"])
+    )
+    line = f"grail-verl is installed but not active: needs verl >= 0.9.1, < 0.10; found verl {version}"
+    assert asked.returncode == 1 and asked.stderr.strip().splitlines()[-1] == line
+    assert other.returncode == 0 and other.stderr.strip().splitlines()[-1] == line
+
+
+@pytest.mark.parametrize("module", ["worker", "estimator"])
+def test_modules_that_verl_imports_late_can_be_imported_first(module):
+    subprocess.run([sys.executable, "-c", f"import grail_verl.{module}"], check=True, timeout=120)
+
+
+PLATFORMS = """
+import ray
+ray.is_initialized = lambda: {in_ray}
+import verl
+from verl.plugin.platform import PlatformRegistry, get_platform
+print("cpu" in PlatformRegistry.registered_names(), get_platform().device_name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("platform", "in_ray", "says"),
+    [("", False, "True cpu"), ("cpu", True, "True cpu"), ("", True, "False cuda"), ("nvidia", False, "False cuda")],
+)
+def test_the_cpu_is_offered_where_it_is_meant(platform, in_ray, says):
+    """A Ray process without a GPU may belong to a GPU cluster (the driver does): there verl decides alone."""
+    run = subprocess.run(
+        [sys.executable, "-c", PLATFORMS.format(in_ray=in_ray)], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "VERL_PLATFORM": platform},
+    )
+    assert run.stdout.strip().splitlines()[-1] == says, run.stderr
+
+
+def test_a_verl_changed_underneath_fails_loudly():
+    from grail_verl.hook import patches
+
+    changed = ModuleType("verl.utils.config")
+    changed.validate_config = lambda settings: None
+    with pytest.raises(ImportError, match=r"does not know this verl: verl\.utils\.config\.validate_config"):
+        patches.validate_config(changed)
+    with pytest.raises(ImportError, match=r"main_ppo\.run_ppo should take config, task_runner_class"):
+        patches.run_ppo(ModuleType("verl.trainer.main_ppo"))
+    with pytest.raises(ImportError, match="compute_advantage_for_multi_trajectories should take"):
+        patches.multi_trajectory_advantage(ModuleType("verl.trainer.ppo.v1.utils"))
+
+
+@st.composite
+def batches(draw):
+    """Rewards of groups of 1 to 4 members, masks, and now and then a padding row with a uid of its own."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    uids = [f"group{g}" for g, size in enumerate(sizes) for _ in range(size)]
+    uids += [f"padding{p}" for p in range(draw(st.integers(0, 2)))]
+    length = draw(st.integers(1, 5))
+    rewards = draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, -1.0]), min_size=len(uids), max_size=len(uids)))
+    rows, masks = torch.zeros(len(uids), length), torch.zeros(len(uids), length, dtype=torch.long)
+    for row, uid in enumerate(uids):
+        if not uid.startswith("padding"):
+            masks[row, : draw(st.integers(1, length))] = 1
+            rows[row, 0] = rewards[row]
+    return uids, rows, masks
+
+
+def data_of(batch) -> DataProto:
+    uids, rewards, mask = batch
+    return DataProto.from_dict(
+        tensors={"token_level_rewards": rewards.clone(), "response_mask": mask},
+        non_tensors={"uid": np.array(uids, dtype=object)},
+    )
+
+
+def algorithm(estimator: str, norm: bool):
+    config = composed(f"algorithm.adv_estimator={estimator}", f"algorithm.norm_adv_by_std_in_grpo={norm}")
+    prepare(config)
+    return config.algorithm
+
+
+ALGORITHMS = {(name, norm): algorithm(name, norm) for name in ("grail", "grpo") for norm in (True, False)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches(), st.booleans())
+def test_the_estimator_is_grpo_to_the_last_bit(batch, norm):
+    """Through verl's legacy dispatch, which hands a custom estimator no norm_adv_by_std_in_grpo."""
+    results = []
+    for name in ("grail", "grpo"):
+        config = ALGORITHMS[name, norm]
+        data = compute_advantage(
+            data_of(batch), adv_estimator=name, norm_adv_by_std_in_grpo=config.norm_adv_by_std_in_grpo, config=config
+        )
+        results.append((data.batch["advantages"], data.batch["returns"]))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches(), st.booleans(), st.data())
+def test_sessions_with_several_outputs_get_grpos_treatment(batch, norm, draw):
+    """Through the V1 trainer's call: statistics over each session's last output, then broadcast."""
+    uids = batch[0]
+    sessions = [draw.draw(st.integers(0, 1)) for _ in uids]
+    keys = [f"{uid}_{session}_{row}" for row, (uid, session) in enumerate(zip(uids, sessions, strict=True))]
+    results = []
+    for name in ("grail", "grpo"):
+        config = ALGORITHMS[name, norm]
+        data = compute_advantage_for_multi_trajectories(
+            data_of(batch),
+            batch_keys=keys,
+            adv_estimator=name,
+            norm_adv_by_std_in_grpo=config.norm_adv_by_std_in_grpo,
+            config=config,
+        )
+        results.append(data.batch["advantages"])
+    assert torch.equal(*results)
+
+
+def test_by_hand_two_of_four_right():
+    """Rewards 1, 1, 0, 0: mean 0.5; sample standard deviation sqrt(1/3) = 0.57735."""
+    uids, mask = ["a"] * 4 + ["alone"], torch.ones(5, 2, dtype=torch.long)
+    rewards = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    estimate = core_algos.get_adv_estimator_fn("grail")
+    for norm, size in ((True, 0.5 / (3**-0.5 + 1e-6)), (False, 0.5)):
+        advantages, _ = estimate(
+            token_level_rewards=rewards, response_mask=mask, index=np.array(uids), config=ALGORITHMS["grail", norm]
+        )
+        # A group of one has mean 0 and deviation 1 in verl: its advantage is its reward.
+        alone = 1.0 / (1 + 1e-6) if norm else 1.0
+        assert advantages[:, 0].tolist() == pytest.approx([size, size, -size, -size, alone], rel=1e-6)
+
+
+def test_a_trainer_that_skipped_the_check_is_told_so():
+    config = composed("algorithm.adv_estimator=grail").algorithm
+    batch = (["a", "a"], torch.ones(2, 1), torch.ones(2, 1, dtype=torch.long))
+    with pytest.raises(RuntimeError, match="did not call verl's validate_config"):
+        compute_advantage(data_of(batch), adv_estimator="grail", config=config)
+    with pytest.raises(RuntimeError, match="did not call verl's validate_config"):
+        compute_advantage_for_multi_trajectories(
+            data_of(batch), batch_keys=["a_0_0", "a_1_0"], adv_estimator="grail", config=config
+        )

@@ -1,0 +1,129 @@
+"""Records: what is written is read again, whatever the text; a crash loses a line, a resumed run replaces its steps."""
+
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grail_verl import GrailConfig
+from grail_verl.credit.answer import AnswerSpan
+from grail_verl.look.records import Writer, read, response_record
+
+numbers = st.floats(width=32)
+pieces = st.text(max_size=5)  # every character but surrogates, line separators and quotes among them
+
+
+def record(step=1, row=0, tokens=("So ", "\\boxed{", "7", "}"), **changed) -> dict:
+    count = len(tokens)
+    given = {
+        "prompt": "3 + 4",
+        "mask": [1] * count,
+        "saliency": [0.5] * count,
+        "weight": [1.0] * count,
+        "advantage": -1.0,
+        "answer": AnswerSpan(1, 4, 2, 3),
+        "reward": 0.0,
+        "weighted": True,
+    }
+    return response_record(step=step, row=row, tokens=tokens, **{**given, **changed})
+
+
+def filled(folder, *records: dict, rank: int = 0) -> Writer:
+    writer = Writer(folder, rank)
+    writer.write_settings(GrailConfig(dump_dir="here"), (0.5, 5.0))
+    writer.add_responses(records)
+    return writer
+
+
+@given(
+    st.lists(st.tuples(pieces, st.booleans(), numbers, numbers), max_size=6), pieces, numbers,
+    st.none() | numbers, st.none() | numbers, st.booleans(),
+)
+def test_what_is_written_is_read(tokens, prompt, metric, advantage, reward, scored):
+    texts, mask, saliency, weight = ([row[place] for row in tokens] for place in range(4))
+    with tempfile.TemporaryDirectory() as folder:
+        written = record(
+            tokens=texts, prompt=prompt, mask=mask, saliency=saliency if scored else None, weight=weight,
+            advantage=advantage, reward=reward, answer=None, weighted=scored,
+        )
+        filled(folder, written, rank=3).add_metrics(1, {"grail/weight_mean": metric})
+        found = read(folder)
+
+    def close(value, original):
+        if original is None or not math.isfinite(original):
+            return value is None
+        return value == pytest.approx(original, rel=1e-5)
+
+    (response,) = found.responses
+    assert response["tokens"] == texts and response["prompt"] == prompt and response["rank"] == 3
+    assert response["mask"] == [int(own) for own in mask] and response["weighted"] is scored
+    assert all(map(close, response["weight"], weight))
+    assert all(map(close, response["saliency"], saliency if scored else [None] * len(texts)))
+    assert close(response["advantage"], advantage) and close(response["reward"], reward)
+    assert close(found.metrics[1]["weight_mean"], metric)
+
+
+def test_a_record_holds_what_the_format_says(tmp_path):
+    filled(tmp_path, record(step=3, row=2))
+    found = read(tmp_path)
+    assert found.responses == [
+        {
+            "step": 3, "row": 2, "rank": 0, "prompt": "3 + 4", "tokens": ["So ", "\\boxed{", "7", "}"],
+            "mask": [1, 1, 1, 1], "saliency": [0.5] * 4, "weight": [1.0] * 4, "advantage": -1.0,
+            "answer": {"start": 1, "end": 4, "content_start": 2, "content_end": 3}, "reward": 0.0, "weighted": True,
+        }
+    ]
+    assert found.settings["options"]["std"] == 0.5 and found.settings["bounds"] == [0.5, 5.0]
+    assert "dump_dir" not in found.settings["options"]
+    Writer(tmp_path).write_settings(GrailConfig(weighting="oar_g"), (-math.inf, math.inf))
+    assert read(tmp_path).settings["bounds"] is None
+
+
+@given(st.integers(0, 400))
+def test_a_crash_in_the_middle_of_a_line_loses_that_line_alone(cut):
+    with tempfile.TemporaryDirectory() as folder:
+        filled(folder, record(1), record(2, prompt="é" * 40))
+        file = Path(folder) / "responses-0.jsonl"
+        whole = file.read_bytes()
+        first = whole.index(b"\n") + 1
+        file.write_bytes(whole[: min(first + cut, len(whole))])
+        lost = first + cut < len(whole) - 1
+        assert [response["step"] for response in read(folder).responses] == ([1] if lost else [1, 2])
+        Writer(folder).add_responses([record(3)])  # the run goes on
+        assert [response["step"] for response in read(folder).responses] == ([1, 3] if lost else [1, 2, 3])
+
+
+def test_a_run_that_resumes_replaces_what_it_does_again(tmp_path):
+    writer = filled(tmp_path, record(1), record(2, reward=0.0), record(2, row=1), record(3, reward=0.0))
+    writer.add_metrics(2, {"grail/weight_mean": 1.0})
+    writer = filled(tmp_path, record(2, reward=1.0), record(2, row=1))
+    writer.add_metrics(2, {"grail/weight_mean": 2.0})
+    found = read(tmp_path)
+    rewards = [(response["step"], response["row"], response["reward"]) for response in found.responses]
+    assert rewards == [(1, 0, 0.0), (2, 0, 1.0), (2, 1, 0.0), (3, 0, 0.0)]
+    assert found.metrics == {2: {"weight_mean": 2.0}}
+
+
+def test_responses_come_in_order_of_step_rank_and_row(tmp_path):
+    for rank in (10, 2):
+        filled(tmp_path, record(2, row=1), record(2, row=0), record(1), rank=rank)
+    order = [(response["step"], response["rank"], response["row"]) for response in read(tmp_path).responses]
+    assert order == sorted(order) and len(order) == 6
+
+
+@pytest.mark.parametrize("settings", [None, "", "{"])
+def test_a_folder_without_records_is_named(tmp_path, settings):
+    if settings is not None:
+        (tmp_path / "settings.json").write_text(settings)
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no records"):
+        read(tmp_path)
+
+
+def test_lines_are_plain_json(tmp_path):
+    filled(tmp_path, record(tokens=["\ud800"] * 4, saliency=[math.nan, math.inf, 0.0, 1.23456789]))
+    (line,) = (tmp_path / "responses-0.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["saliency"] == [None, None, 0.0, 1.23457] and json.loads(line)["tokens"] == ["?"] * 4

@@ -1,0 +1,299 @@
+"""The report without a browser: its numbers by hand, figures that draw them, a page that is safe and small enough."""
+
+import json
+import re
+import statistics as stdlib
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import asdict
+from fractions import Fraction
+
+import matplotlib.image
+import numpy as np
+import pytest
+import report_records
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from grail_verl.look import records
+from grail_verl.credit.answer import AnswerSpan
+from grail_verl.credit.config import GrailConfig
+from grail_verl.look.report import __main__ as command
+from grail_verl.look.report.colours import DARK, LIGHT
+from grail_verl.look.report.figures import figures
+from grail_verl.look.report.page import page
+from grail_verl.look.report.statistics import bin_means, mean_and_error, numbers
+
+ANSWER = AnswerSpan(4, 7, 5, 6)
+
+
+def response(step: int, weight: list, **changes) -> dict:
+    """Four tokens before an answer of three."""
+    record = {
+        "step": step, "row": 0, "prompt": "?", "tokens": list("abcd{7}"), "mask": [1] * 7, "saliency": [1.0] * 7,
+        "weight": [*weight, 1.0, 5.0, 1.0], "advantage": -1.0, "answer": ANSWER, "reward": 0.0, "weighted": True,
+    }  # fmt: skip
+    return {**records.response_record(**{**record, **changes}), "rank": 0}
+
+
+def of(*responses: dict, metrics=None, bounds=(0.5, 5.0)) -> dict:
+    settings = {"options": asdict(GrailConfig()), "bounds": bounds}
+    return numbers(records.Records(settings, list(responses), metrics or {}))
+
+
+RUN = (
+    response(1, [0.5, 1.0, 1.5, 2.0], reward=1.0),
+    response(1, [0.5, 2.0, 0.5, 4.0]),
+    response(1, [1.5, 2.0, 9.0, float("nan")], mask=[1, 1, 0, 1, 1, 1, 1]),
+    response(3, [0.5, 1.0, 1.0, 5.0]),
+    response(3, [1.0] * 4, weighted=False),
+    response(3, [1.0] * 4, answer=None),
+    response(3, [1.0] * 4, mask=[0] * 4 + [1] * 3),
+)
+
+
+def test_the_numbers_of_a_run_by_hand():
+    found = of(*RUN, metrics={1: {"weight_mean": 1.5}, 3: {"weight_mean": None, "other": 2.0}})
+    counts = {"total": 7, "correct": 1, "wrong": 6, "with_answer": 6, "weighted": 6, "without_reward": 0, "steps": 2,
+              "first_step": 1, "last_step": 3}  # fmt: skip
+    assert found["responses"] == counts
+
+    correct, wrong = found["position"]["correct"], found["position"]["wrong"]
+    assert (correct["responses"], wrong["responses"]) == (1, 3)
+    assert correct["mean"] == [0.5] * 5 + [1.0] * 5 + [1.5] * 5 + [2.0] * 5
+    assert correct["standard_error"] == [None] * 20  # of one response
+    # Wrong, by token: (0.5, 1.5, 0.5), (2, 2, 1), (0.5, -, 1), (4, -, 5); errors: deviation / root of the count.
+    by_token = [5 / 6, 5 / 3, 0.75, 4.5]
+    assert wrong["mean"] == pytest.approx([mean for mean in by_token for _ in range(5)])
+    assert wrong["standard_error"] == pytest.approx([error for error in (1 / 3, 1 / 3, 0.25, 0.5) for _ in range(5)])
+
+    # A third of four tokens is a token and a third of the next, and so on.
+    thirds = found["thirds"]["wrong"]
+    assert thirds["steps"] == [1, 3] and thirds["responses"] == [2, 1]
+    first = [(0.5 + 2.0 / 3) / (4 / 3), (1.5 + 2.0 / 3) / (4 / 3)]
+    assert thirds["first"]["mean"] == pytest.approx([sum(first) / 2, (0.5 + 1 / 3) / (4 / 3)])
+    assert thirds["first"]["standard_error"] == pytest.approx([(first[1] - first[0]) / 2, None])
+    assert thirds["last"]["mean"] == pytest.approx([(0.5 / 3 + 4) / (4 / 3), (1 / 3 + 5) / (4 / 3)])
+    assert found["thirds"]["correct"]["steps"] == [1]
+
+    heatmap = found["heatmap"]["wrong"]
+    assert heatmap["steps"] == [1, 3]
+    assert heatmap["mean"][0] == pytest.approx([1.0] * 5 + [2.0] * 5 + [0.5] * 5 + [4.0] * 5)
+    assert heatmap["mean"][1] == [0.5] * 5 + [1.0] * 10 + [5.0] * 5
+
+    histogram = found["histogram"]
+    assert (histogram["edges"][0], histogram["edges"][-1]) == (0.5, 5.0)
+    assert histogram["wrong"]["tokens"] == 10 and histogram["correct"]["tokens"] == 4
+    assert histogram["wrong"]["share"][0] == histogram["wrong"]["at_low"] == pytest.approx(0.3)
+    assert histogram["wrong"]["share"][-1] == histogram["wrong"]["at_high"] == pytest.approx(0.1)
+    assert sum(histogram["wrong"]["share"]) == pytest.approx(1)
+    assert found["metrics"] == {"steps": [1, 3], "values": {"weight_mean": [1.5, None], "other": [None, 2.0]}}
+    # Sorted distances to 1 end with 3 and 4, of 14 tokens: the quantile is at place 12.74 of 0 to 13.
+    assert found["mean"] == 1.0 and found["spread"] == pytest.approx(3.8)
+    json.dumps(found, allow_nan=False)
+
+
+def test_without_a_reward_the_advantage_tells_and_without_bounds_nothing_is_clipped():
+    found = of(*(response(1, [1.0, 1.1, 1.2, 1.3], reward=None, advantage=value) for value in (0.5, 0.0, -0.5, np.inf)),
+               bounds=None)  # fmt: skip
+    assert found["responses"]["correct"] == 1 and found["responses"]["without_reward"] == 4
+    assert found["bounds"] is None and found["histogram"]["wrong"]["at_low"] is None
+    assert "does not clip" in figures(found)[1].caption
+
+
+def test_rounding_in_the_records_hides_no_token_at_a_bound():
+    assert of(response(1, [1 / 3, 1.0, 2.0, 3.0]), bounds=(1 / 3, 5.0))["histogram"]["wrong"]["at_low"] == 0.25
+
+
+weights_of_tokens = st.lists(st.one_of(st.floats(0, 10), st.just(float("nan"))), min_size=1, max_size=40)
+
+
+@given(weights_of_tokens, st.sampled_from([1, 3, 20]))
+def test_a_part_holds_tokens_by_their_overlap(weights, bins):
+    for part, mean in enumerate(bin_means(np.array(weights), bins)):
+        overlaps = [
+            (max(Fraction(0), min(Fraction(part + 1, bins), Fraction(token + 1, len(weights)))
+                 - max(Fraction(part, bins), Fraction(token, len(weights)))), weight)
+            for token, weight in enumerate(weights) if weight == weight
+        ]  # fmt: skip
+        total = float(sum(overlap for overlap, _ in overlaps))
+        if total:
+            assert mean == pytest.approx(sum(float(overlap) * weight for overlap, weight in overlaps) / total)
+        else:
+            assert np.isnan(mean)
+
+
+@given(st.integers(1, 4).flatmap(
+    lambda width: st.lists(st.lists(st.one_of(st.floats(-5, 5), st.just(float("nan"))), min_size=width, max_size=width),
+                           min_size=1, max_size=8)))  # fmt: skip
+def test_means_and_errors_are_those_of_the_rows_that_have_a_value(values):
+    means, errors = mean_and_error(np.array(values))
+    for column, mean, error in zip(zip(*values), means, errors):
+        known = [value for value in column if value == value]
+        assert mean == pytest.approx(stdlib.mean(known) if known else float("nan"), nan_ok=True, abs=1e-9)
+        expected = stdlib.stdev(known) / len(known) ** 0.5 if len(known) > 1 else float("nan")
+        assert error == pytest.approx(expected, nan_ok=True, abs=1e-9)
+
+
+def painted(drawing):
+    axes = Figure().subplots()
+    drawing.paint(axes, LIGHT)
+    return axes
+
+
+def test_figures_draw_the_numbers():
+    found = of(*RUN, *(response(5, [0.6, 0.8, 1.0, 1.6], reward=1.0, row=row) for row in range(2)),
+               metrics={1: {"weight_mean": 1.5}, 3: {"weight_mean": None}, 5: {"weight_mean": 2.0}})  # fmt: skip
+    drawn = {drawing.name: drawing for drawing in figures(found)}
+    assert list(drawn) == [
+        "position", "histogram", "thirds-correct", "heatmap-correct", "thirds-wrong", "heatmap-wrong",
+        "metric-weight_mean",
+    ]  # fmt: skip
+
+    axes = painted(drawn["position"])
+    for place, outcome in enumerate(("correct", "wrong")):
+        expected = np.array(found["position"][outcome]["mean"])
+        error = np.array(found["position"][outcome]["standard_error"], dtype=float)
+        np.testing.assert_allclose(axes.lines[place].get_xdata(), np.arange(0.025, 1, 0.05))
+        np.testing.assert_allclose(axes.lines[place].get_ydata(), expected)
+        band = axes.collections[place].get_paths()[0].vertices[:, 1]
+        assert (band.min(), band.max()) == pytest.approx((min(expected - error), max(expected + error)))
+    assert axes.lines[0].get_linestyle() != axes.lines[1].get_linestyle()
+    assert "correct responses (3): from " in drawn["position"].summary
+
+    axes = painted(drawn["histogram"])
+    assert [line.get_xdata()[0] for line in axes.lines] == [0.5, 5.0]
+    np.testing.assert_allclose(axes.patches[-1].get_data().values, found["histogram"]["wrong"]["share"])
+    assert "Clipped at 0.5 and 5" in drawn["histogram"].caption
+    assert "wrong 30.0% and 10.0%" in drawn["histogram"].summary
+
+    axes = painted(drawn["thirds-wrong"])
+    for line, third in zip(axes.lines, ("first", "middle", "last")):
+        np.testing.assert_allclose(line.get_ydata(), found["thirds"]["wrong"][third]["mean"])
+
+    (image,) = painted(drawn["heatmap-wrong"]).images
+    np.testing.assert_allclose(image.get_array().T, found["heatmap"]["wrong"]["mean"])  # steps to the right
+    assert image.origin == "lower" and image.norm.vcenter == found["mean"]
+    assert image.norm.vmax - 1 == 1 - image.norm.vmin == 4
+    assert "highest 5.00 at step 3, from 75% of the way on" in drawn["heatmap-wrong"].summary
+
+    line = painted(drawn["metric-weight_mean"]).lines[0]
+    assert line.get_xdata().tolist() == [1, 3, 5]
+    np.testing.assert_array_equal(line.get_ydata(), [1.5, np.nan, 2.0])
+
+
+@pytest.mark.parametrize("changes", [{"weighted": False}, {"answer": None}, {"mask": [0] * 7}])
+def test_without_a_weighted_token_there_is_no_figure_of_weights(changes):
+    assert figures(of(response(1, [1.0] * 4, **changes), response(2, [1.0] * 4, **changes))) == []
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2's contrast ratio of two #rrggbb."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    darker, lighter = sorted(map(luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_colours_stand_out(theme):
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert min(contrast(theme.ink, getattr(theme, name)) for name in ("paper", "low", "middle", "high")) >= 4.5
+    assert contrast(theme.muted, theme.paper) >= 4.5
+    assert min(contrast(getattr(theme, name), theme.paper) for name in ("correct", "wrong", "control")) >= 3
+
+
+def data_of(html: str) -> dict:
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, flags=re.DOTALL)
+    return json.loads(data)
+
+
+def test_a_page_takes_nothing_for_markup(tmp_path):
+    hostile = '</script><script>alert(1)</script><!--"&'
+    report_records.write_run(tmp_path, steps=[1], words=report_records.HOSTILE, prompt=hostile, metrics=False)
+    found = records.read(tmp_path)
+    found.settings["version"] = hostile
+    found.metrics[1] = {hostile: 1.0}
+    found.responses[0]["tokens"][0] = "\ud800"  # half a character, which UTF-8 has not
+    drawn = numbers(found)
+    html = page(found, drawn, figures(drawn)[-1:]).decode()
+    assert html.count("<script") == html.count("</script>") == 2
+    assert "<!--" not in html and "alert(1)</script" not in html
+    data = data_of(html)
+    assert data["prompts"] == [hostile]
+    found.responses[0]["tokens"][0] = "?"
+    assert [one["tokens"] for one in data["responses"]] == [one["tokens"] for one in found.responses]
+
+
+def test_a_page_holds_an_even_sample_where_all_would_be_too_much(tmp_path):
+    report_records.write_run(tmp_path, steps=range(1, 9), rows=40, tokens=100, metrics=False)
+    found = records.read(tmp_path)
+    drawn = numbers(found)
+    everything = data_of(page(found, drawn, []).decode())
+    assert len(everything["responses"]) == 320 and len(everything["prompts"]) == 10
+
+    limit = 300_000
+    small = page(found, drawn, [], limit)
+    assert 0.95 * limit < len(small) < limit
+    shown = data_of(small.decode())["responses"]
+    assert f"{len(shown)} of 320 responses are here" in small.decode()
+    counts = Counter((one["step"], one["correct"]) for one in shown)
+    assert len(counts) == 16 and max(counts.values()) - min(counts.values()) <= 1
+    for step, correct in counts:  # from the whole of a step, not its first rows
+        assert max(one["row"] for one in shown if (one["step"], one["correct"]) == (step, correct)) >= 16
+    places = [(one["step"], one["rank"], one["row"]) for one in shown]
+    assert places == sorted(places)
+
+    tiny = page(found, drawn, [], len(page(found, drawn, [], 1)) + 20_000)
+    few = data_of(tiny.decode())["responses"]
+    assert 2 <= len(few) < 16 and {one["correct"] for one in few} == {True, False}
+    assert max(Counter(one["step"] for one in few).values()) <= 2
+
+
+def test_the_command_writes_page_numbers_and_pictures(tmp_path, capsys):
+    folder = report_records.write_run(tmp_path / "run", steps=[1, 2])
+    command.main([str(folder)])
+    written = folder / "report"
+    assert capsys.readouterr().out.strip() == str(written / "report.html")
+    drawn = json.loads((written / "numbers.json").read_text())
+    assert drawn == numbers(records.read(folder))
+    names = {drawing.name for drawing in figures(drawn)}
+    assert {path.stem for path in written.glob("*.png")} == names
+    for name in names:
+        assert matplotlib.image.imread(written / f"{name}.png").std() > 0.01  # not a blank
+    html = (written / "report.html").read_bytes()
+    assert len(html) < 10_000_000 and html.count(b"<figure>") == len(names)
+    assert b'<img src="data:' in html and not re.findall(rb'(?:src|href)="(?!data:|#)', html)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda folder: None, "holds no records of responses and their weights"),
+        (lambda folder: folder.mkdir(), "holds no records of responses and their weights"),
+        (
+            lambda folder: records.Writer(folder).write_settings(GrailConfig(), (0.5, 5.0)),
+            "holds settings but no responses yet",
+        ),
+    ],
+)
+def test_a_folder_without_records_ends_the_command(make, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "run")
+    with pytest.raises(SystemExit, match=f"grail_verl.report: run {says}"):
+        command.main(["run"])
+    assert not (tmp_path / "run" / "report").exists()
+
+
+def test_the_command_line_says_what_is_missing(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "grail_verl.report", "run"], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert "grail_verl.report: run holds no records of responses and their weights" in run.stderr

@@ -1,0 +1,281 @@
+"""The report in headless Chromium: what is shown, found by pointer and keyboard, at phone width and wide, light and
+dark."""
+
+import re
+import shutil
+
+import pytest
+import report_records
+from playwright.sync_api import expect, sync_playwright
+from report_records import HOSTILE, WORDS
+
+from grail_verl.look import records
+from grail_verl.look.report.__main__ import write
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync"""
+WIDE, PHONE = 1280, 390
+expect.set_options(timeout=20_000)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the path")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A run's page, from hostile text."""
+    folder = tmp_path_factory.mktemp("run")
+    report_records.write_run(folder, steps=[1, 2, 3], words=WORDS + HOSTILE, prompt='</script><img src="x" onerror=y>')
+    (folder / "report").mkdir()
+    found = records.read(folder)
+    return write(folder / "report", found), found.responses
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, report):
+    """open_page(width, path) → the page; at the end nothing may have gone wrong in it, or been asked of the network."""
+    contexts, wrong = [], []
+
+    def route(asked):
+        if asked.request.url.startswith(("file:", "data:")):
+            return asked.continue_()
+        wrong.append(asked.request.url)
+        asked.abort()
+
+    def open_page(width=WIDE, path=report[0]):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="light")
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.route("**/*", route)
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def facts(page, outcome: str) -> list[tuple[int, float, int]]:
+    """(step, reward, length) of the responses shown, down the page."""
+    cards = page.locator(f"#{outcome} article").all_text_contents()
+    return [
+        (int(re.search(r"Step (\d+)", card)[1]), float(re.search(r"reward ([\d.]+)", card)[1]),
+         int(re.search(r"([\d,]+) tokens", card)[1].replace(",", "")))
+        for card in cards
+    ]  # fmt: skip
+
+
+def show_all(page) -> None:
+    for button in page.locator(".more").all():
+        while button.is_visible():
+            button.click()
+
+
+def test_every_response_is_there_as_its_policy_wrote_it(opened, report):
+    page = opened()
+    show_all(page)
+    responses = report[1]
+    for outcome, correct in (("correct", True), ("wrong", False)):
+        expected = [one for one in responses if (one["reward"] > 0) == correct]
+        assert facts(page, outcome) == [(one["step"], one["reward"], len(one["tokens"])) for one in expected]
+        assert f"{len(expected)} of {len(expected)}" in page.locator(f"#{outcome} output").inner_text()
+    assert page.title() == "Token weights – grail-verl" and page.locator("main img[src='x']").count() == 0
+
+    first = next(one for one in responses if one["reward"] > 0)
+    tokens = page.locator("#correct article").first.locator(".token")
+    assert tokens.count() == len(first["tokens"])
+    answer = first["answer"]
+    marked = [place for place in range(tokens.count()) if "answer" in tokens.nth(place).get_attribute("class").split()]
+    assert marked == list(range(answer["start"], answer["end"]))
+    assert "double" in tokens.nth(answer["start"]).evaluate("one => getComputedStyle(one).textDecoration")
+    page.locator("#correct summary").first.click()
+    expect(page.get_by_text('</script><img src="x" onerror=y>').first).to_be_visible()
+
+    texts = "".join(page.locator(".token").all_text_contents())
+    for sign in ("<img src=x onerror=alert(1)>", "↵\n", "␣␣", "∅", "⇥\t", "⟨U+202E⟩", "⟨U+0000⟩"):
+        assert sign in texts
+    foreign = sum(mask == 0 for one in responses for mask in one["mask"])
+    assert foreign and page.locator(".tokens .token.foreign").count() == foreign
+    style = page.locator(".tokens .token.foreign").first.evaluate("one => getComputedStyle(one).borderBottomStyle")
+    assert style == "dashed"
+
+
+def test_filters_choose_and_sorting_orders(opened, report):
+    page = opened()
+    every = sorted(len(one["tokens"]) for one in report[1])
+    middle = every[len(every) // 2]
+    page.get_by_label("Outcome").select_option("wrong")
+    expect(page.locator("#correct")).to_be_hidden()
+    page.get_by_role("group", name="Step").get_by_label("from").fill("2")
+    page.get_by_role("group", name="Length").get_by_label("to").fill(str(middle))
+    page.get_by_label("Sort by").select_option("length")
+    page.get_by_label("Order").select_option("highest first")
+    show_all(page)
+    kept = [len(one["tokens"]) for one in report[1] if one["reward"] == 0 and one["step"] >= 2]
+    shown = facts(page, "wrong")
+    assert [length for *_, length in shown] == sorted((one for one in kept if one <= middle), reverse=True)
+    assert {step for step, *_ in shown} == {2, 3}
+
+    page.get_by_role("button", name="Reset").click()
+    expect(page.locator("#correct")).to_be_visible()
+    page.get_by_role("group", name="Reward").get_by_label("from").fill("0.5")
+    expect(page.locator("#wrong article")).to_have_count(0)
+    assert page.locator("#correct article").count() == 10
+    page.get_by_label("Sort by").select_option("step")
+    page.get_by_label("Order").select_option("highest first")
+    show_all(page)
+    steps = [step for step, *_ in facts(page, "correct")]
+    assert len(steps) == sum(one["reward"] for one in report[1]) and steps == sorted(steps, reverse=True)
+
+
+def test_outcomes_stand_side_by_side_or_below_each_other(opened):
+    page = opened()
+    for width, beside in ((WIDE, True), (PHONE, False)):
+        page.set_viewport_size({"width": width, "height": 900})
+        correct, wrong = (page.locator(f"#{outcome}").bounding_box() for outcome in ("correct", "wrong"))
+        if beside:
+            assert correct["y"] == wrong["y"] and correct["x"] + correct["width"] <= wrong["x"]
+        else:
+            assert correct["x"] == wrong["x"] and correct["y"] + correct["height"] <= wrong["y"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        widest = page.locator("body *:not(noscript)").evaluate_all(
+            "all => Math.max(...all.map(one => one.getBoundingClientRect().right))"
+        )
+        assert widest <= width
+
+
+def test_the_pointer_finds_a_tokens_numbers(opened, report):
+    page = opened()
+    first = next(one for one in report[1] if one["reward"] > 0)
+    tokens = page.locator("#correct article").first.locator(".token")
+    note = page.get_by_role("tooltip")
+    expect(note).to_be_hidden()
+    for place in (1, first["answer"]["content_start"]):
+        tokens.nth(place).hover()
+        text = note.inner_text()
+        assert f"Token {place + 1} of {len(first['tokens'])}" in text
+        assert float(re.search(r"weight ([\d.]+)", text)[1]) == pytest.approx(first["weight"][place], rel=5e-3)
+        assert float(re.search(r"saliency ([\d.e+-]+)", text)[1]) == pytest.approx(first["saliency"][place], rel=5e-3)
+        box, view = note.bounding_box(), page.viewport_size
+        assert box["x"] >= 0 and box["x"] + box["width"] <= view["width"] and box["y"] >= 0
+        assert box["y"] + box["height"] <= view["height"]
+    assert "the answer’s content" in text
+    page.locator("h2").nth(1).hover()
+    expect(note).to_be_hidden()
+
+
+def test_the_keyboard_reaches_everything(opened):
+    page = opened(PHONE)
+    page.get_by_label("Outcome").select_option("correct")
+    page.evaluate("document.activeElement.blur()")
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate("""() => {
+            const one = document.activeElement;
+            const name = one.name || (one.matches(".token") ? "token" : one.textContent.trim());
+            return [name, getComputedStyle(one).outlineStyle];
+        }""")
+        reached.append(name)
+        assert outline == "solid", name
+        if reached[-1].startswith("Show more"):
+            break
+    assert reached == [
+        "Weights", "Responses", "Metrics", "Settings", "outcome", "reward-from", "reward-to", "step-from", "step-to",
+        "length-from", "length-to", "sort", "order", "Reset", *["Prompt", "token"] * 10, "Show more correct responses",
+    ]  # fmt: skip
+    page.keyboard.press("Enter")
+    expect(page.locator("#correct article").nth(10).locator("h4")).to_be_focused()
+
+    note = page.get_by_role("tooltip")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    tokens = page.locator("#correct article").nth(10).locator(".token")
+    last = tokens.count() - 1
+    for key, place in (("", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", last), ("Home", 0)):
+        if key:
+            page.keyboard.press(key)
+        expect(tokens.nth(place)).to_be_focused()
+        expect(tokens.nth(place)).to_have_attribute("aria-describedby", "note")
+        expect(note).to_contain_text(f"Token {place + 1} of {last + 1}")
+        expect(note).to_contain_text("weight")
+    page.keyboard.press("Escape")
+    expect(note).to_be_hidden()
+    page.keyboard.press("ArrowRight")
+    expect(note).to_be_visible()
+    page.keyboard.press("Shift+Tab")
+    expect(note).to_be_hidden()
+    page.keyboard.press("Tab")
+    expect(tokens.nth(1)).to_be_focused()  # where it was left
+
+
+CONTRASTS = """
+() => {
+  const channels = (colour) => {
+    const numbers = colour.match(/[\\d.]+/g).map(Number);
+    return colour.startsWith("color(") ? numbers.slice(0, 3).map((one) => one * 255) : numbers;
+  };
+  const luminance = (colour) => {
+    const linear = channels(colour).slice(0, 3).map((one) => one / 255)
+      .map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+  };
+  const background = (one) => {
+    const found = getComputedStyle(one).backgroundColor;
+    return found === "rgba(0, 0, 0, 0)" ? background(one.parentElement) : found;
+  };
+  const texts = "p, h1, h2, h3, h4, output, label, input, select, button, a, figcaption, summary, th, td, .token";
+  return [...document.querySelectorAll(texts)].map((one) => {
+    const [dark, light] = [getComputedStyle(one).color, background(one)].map(luminance).sort((a, b) => a - b);
+    return { ratio: (light + 0.05) / (dark + 0.05), background: background(one) };
+  });
+}
+"""
+
+
+def test_text_stands_out_light_and_dark(opened):
+    page = opened()
+    show_all(page)
+    pictures = page.locator("figure img")
+    expect(pictures).to_have_count(8)
+    for scheme, paper in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(22, 25, 30)")):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+        found = page.evaluate(CONTRASTS)
+        assert min(one["ratio"] for one in found) >= 4.5
+        assert len({one["background"] for one in found}) > 30  # the weights' colours among them
+        page.wait_for_function("[...document.querySelectorAll('figure img')].every((one) => one.complete)")
+        for picture in pictures.all():
+            alt, light, width = picture.evaluate("one => [one.alt, one.currentSrc === one.src, one.naturalWidth]")
+            assert alt and width > 600 and light == (scheme == "light")
+
+
+def test_where_nothing_is_known_the_page_says_so(opened, tmp_path):
+    """No reward, no saliency, no answer, one step, numbers that are not finite."""
+    folder = report_records.write_run(
+        tmp_path / "run", steps=[4], metrics=False, bounds=(0.0, float("inf")), reward=None, saliency=None, answer=None,
+        weighted=False, advantage=float("nan"),
+    )  # fmt: skip
+    (folder / "report").mkdir()
+    page = opened(path=write(folder / "report", records.read(folder)))
+    for text in ("No response was weighted", "These records hold no metrics", "16 came without a reward", "of step 4"):
+        expect(page.get_by_text(text)).to_be_visible()
+    expect(page.get_by_role("group", name="Reward").get_by_label("from")).to_be_disabled()
+    expect(page.locator("#wrong article")).to_have_count(10)
+    page.locator("#wrong .token").first.hover()
+    expect(page.get_by_role("tooltip")).to_contain_text("no saliency")
+    expect(page.locator("#wrong article").first).to_contain_text("no reward · advantage unknown")
+    expect(page.locator("#wrong article").first).to_contain_text("no answer · not weighted")

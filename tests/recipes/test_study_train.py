@@ -1,0 +1,193 @@
+"""The training study: its controls, its reward, one step of every method in verl's real worker, and its statistics."""
+
+import asyncio
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import ranks
+import torch
+
+from grail_verl.credit.config import GrailConfig
+from recipes.study import curves, policy, sweep, train
+from recipes.study.document import DOCUMENTS, replace_block
+from recipes.study.reward import compute_score
+from recipes.study.train import METHODS, Run
+from recipes.study.weightings import Shuffled, Surprise
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory):
+    """A policy that has seen a few solutions."""
+    folder = tmp_path_factory.mktemp("study") / "chains"
+    policy.build("chains", folder, steps=30, hidden_size=32, layers=2)
+    return folder
+
+
+def batch():
+    """Scores, response_mask, answer, content of two responses of 8 and 6 tokens."""
+    generator = torch.Generator().manual_seed(0)
+    mask_BT = torch.tensor([[1] * 8, [1] * 6 + [0] * 2])
+    answer_BT, content_BT = torch.zeros(2, 8, dtype=torch.bool), torch.zeros(2, 8, dtype=torch.bool)
+    answer_BT[0, 5:8] = answer_BT[1, 3:6] = True
+    content_BT[0, 6] = content_BT[1, 4] = True
+    return torch.rand(2, 8, generator=generator) * mask_BT, mask_BT, answer_BT, content_BT, torch.tensor([-1.0, 1.0])
+
+
+def test_shuffled_weights_are_grails_in_other_places():
+    shuffled = Shuffled(GrailConfig(), seed=0)
+    ordered = super(Shuffled, shuffled).token_weights(*batch())
+    found = [shuffled.token_weights(*batch()) for _ in range(20)]
+    for weights_BT in found:
+        assert weights_BT[1, 6:].tolist() == [0, 0]  # padding stays
+        for got, grail, length in zip(weights_BT.tolist(), ordered.tolist(), (8, 6)):
+            assert sorted(got[:length]) == sorted(grail[:length])
+    places = {weights_BT[0].argmax().item() for weights_BT in found}  # of the answer's content
+    assert len(places) > 4
+    again = Shuffled(GrailConfig(), seed=0)
+    assert torch.equal(again.token_weights(*batch()), found[0])
+
+
+def test_surprise_is_the_negative_log_probability_of_the_token_that_follows(chains):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(chains).eval()
+    ids = torch.tensor([[3, 4, 7, 5, 9, 2]])
+    scores = Surprise(GrailConfig()).position_scores(model, {"input_ids": ids}, None, lambda: False, 1.0)
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0].double()
+    for place, following in enumerate(ids[0, 1:].tolist()):
+        total = sum(math.exp(value) for value in logits[place].tolist())
+        assert scores[0, place].item() == pytest.approx(-math.log(math.exp(logits[place, following]) / total), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("task", "problem", "response", "reward"),
+    [
+        ("chains", "3+4[5*6]-9+1*2+1", r"whatever \boxed{9}", 1.0),  # ((((3+4)-9)+1)*2)+1 = -1 = 9 mod 10
+        ("chains", "3+4[5*6]-9+1*2+1", r"\boxed{9} or \boxed{8}", 0.0),
+        ("chains", "3+4[5*6]-9+1*2+1", r"\boxed{9", 0.0),
+        ("legs", "2 crabs, 3 cows?", r"\boxed{32}", 1.0),
+        ("legs", "2 crabs, 3 cows?", r"\boxed{28}", 0.0),  # reasoning-gym's scorer gives it a part
+        ("legs", "2 crabs, 3 cows?", r"\boxed{}", 0.0),
+    ],
+)
+def test_reward(task, problem, response, reward):
+    assert compute_score(task, response, "", {"problem": problem}) == reward
+
+
+def one_step(rank: int, folder: str) -> dict:
+    """method → a run of a single step."""
+    train.STEPS, train.EVALUATE_EVERY, train.HELD_OUT, train.PROMPTS = 1, 1, 4, 2
+    train.policy_folder = lambda task: folder
+    return {method: traced(train.Trainer(Run("chains", method, 1e-2, seed=0))) for method in METHODS}
+
+
+def traced(trainer) -> dict:
+    before = [p.detach().clone() for p in trainer.actor.engine.module.parameters()]
+    drawn = []
+    respond, score = trainer.respond, trainer.score
+    trainer.score = lambda problem, tokens: score(problem, tokens) or float(sum(tokens) % 2)  # some right, some wrong
+
+    async def noted(asked):
+        responses = await respond(asked)
+        drawn.append([tokens for tokens, *_ in responses])
+        return responses
+
+    trainer.respond = noted
+    found = asyncio.run(trainer.train())
+    after = trainer.actor.engine.module.parameters()
+    served = trainer.server.generator.model.state_dict()
+    trained = {name: tensor.detach() for name, tensor in trainer.actor.engine.get_per_tensor_param()[0]}
+    return {
+        "curves": found,
+        "drawn": drawn,
+        "moved": any(not torch.equal(one, other) for one, other in zip(before, after)),
+        "handed over": all(torch.equal(served[name], tensor) for name, tensor in trained.items()),
+        "worker": type(trainer.actor).__name__,
+        "weighting": type(getattr(trainer.actor, "weighting", None)).__module__,
+    }
+
+
+@pytest.fixture(scope="module")
+def steps(chains):
+    return ranks.on_ranks(one_step, 1, str(chains))[0]
+
+
+def test_every_method_trains_verls_worker_from_the_same_responses(steps):
+    for method, result in steps.items():
+        assert result["moved"] and result["handed over"], method
+        assert result["worker"] == ("TrainingWorker" if method == "grpo" else "GrailTrainingWorker")
+        assert [point["step"] for point in result["curves"]["evaluation"]] == [0, 1]
+        assert ("grail/weight_std" in result["curves"]["training"]) == (method != "grpo")
+        # What was drawn before the first update: held-out problems, then the first prompts.
+        assert result["drawn"][:2] == steps["grpo"]["drawn"][:2], method
+    weightings = [steps[method]["weighting"].rpartition(".")[2] for method in METHODS]
+    assert weightings == ["builtins", "grail", "oar_g", "weightings", "weightings"]
+    ratios = {m: steps[m]["curves"]["training"]["grail/weight_mean"] for m in ("grail", "shuffled")}
+    assert ratios["grail"] == pytest.approx(ratios["shuffled"])  # the same weights in other places
+
+
+def test_area_is_the_mean_over_the_run():
+    points = [{"step": 0, "greedy": 0.2}, {"step": 10, "greedy": 0.4}, {"step": 30, "greedy": 0.8}]
+    assert train.area(points, "greedy") == pytest.approx((10 * 0.3 + 20 * 0.6) / 30)
+
+
+def test_comparison_is_paired_by_seed_and_exact():
+    values, others = [0.5, 0.7, 0.9, 0.61], [0.4, 0.65, 0.87, 0.62]
+    result = curves.compared(values, others)
+    differences = [a - b for a, b in zip(values, others)]
+    means = [abs(sum(s * d for s, d in zip(signs, differences))) for signs in itertools.product((1, -1), repeat=4)]
+    assert result["difference"] == pytest.approx(sum(differences) / 4)
+    assert result["p"] == pytest.approx(sum(mean >= abs(sum(differences)) - 1e-12 for mean in means) / 16)
+    assert result["interval"][0] <= result["difference"] <= result["interval"][1]
+    assert curves.interval([0.25, 0.25]) == [0.25, 0.25]
+
+
+def result(run: Run, sampled: float) -> dict:
+    points = [{"step": step, "sampled": sampled * step / 2, "greedy": sampled, "pass@3": sampled} for step in range(3)]
+    return {"run": vars(run), "evaluation": points, "training": {}}
+
+
+def test_rate_and_results_come_from_the_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "RESULTS", tmp_path)
+    monkeypatch.setattr(curves, "RESULTS", tmp_path)
+    for place, lr in enumerate(sweep.RATES["legs"]):
+        for seed in sweep.TUNING_SEEDS:
+            file = sweep.result_file(Run("legs", "grail", lr, seed), tuning=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(result(Run("legs", "grail", lr, seed), [0.3, 0.6, 0.5][place])))
+    assert sweep.chosen_rate("legs", "grail") == sweep.RATES["legs"][1]
+
+    for place, method in enumerate(METHODS):
+        for seed in range(3 + place):  # GRPO has the fewest: only these seeds count
+            file = sweep.result_file(Run("legs", method, 1e-3, seed), tuning=False)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(result(Run("legs", method, 1e-3, seed), 0.1 * seed + 0.05 * place)))
+    found = curves.numbers()
+    assert found.keys() == {"legs"} and found["legs"]["seeds"] == [0, 1, 2]
+    sampled = found["legs"]["measures"]["sampled"]
+    assert sampled["final"]["grail"]["values"] == pytest.approx([0.05, 0.15, 0.25])
+    assert sampled["area"]["grail"]["mean"] == pytest.approx(0.15 / 2)
+    assert sampled["area"]["oar_g"]["against_grpo"]["difference"] == pytest.approx(0.1 / 2)
+    assert sampled["area"]["grpo"]["against_shuffled"]["difference"] == pytest.approx(-0.15 / 2)
+    assert np.allclose(curves.curve(curves.load("legs", "grpo"), "sampled")[1][2], [0, 0.1, 0.2])
+
+
+def test_tables_go_where_the_page_marks_them(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- table: one -->\nold\n<!-- end -->\nb\n<!-- table: two -->\n<!-- end -->\n")
+    replace_block(page, "one", r"| \1 |")
+    assert page.read_text() == "a\n<!-- table: one -->\n| \\1 |\n<!-- end -->\nb\n<!-- table: two -->\n<!-- end -->\n"
+    with pytest.raises(ValueError, match="0 blocks"):
+        replace_block(page, "three", "")
+
+
+def test_the_page_shows_the_results():
+    page = (DOCUMENTS / "training.md").read_text()
+    found = curves.numbers()
+    assert {task: results["seeds"] for task, results in found.items()} == {t: list(sweep.SEEDS) for t in policy.TASKS}
+    for name, text in curves.tables(found).items():
+        assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page
