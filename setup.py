@@ -36,7 +36,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_namespace_packages(include=["grail_verl*", "hydra_plugins*"]),
-    package_data={"grail_verl.conf": ["**/*.yaml"], "grail_verl.report": ["page.html", "page.css", "page.js"]},
+    package_data={"grail_verl.conf": ["**/*.yaml"], "grail_verl.look.report": ["page.html", "page.css", "page.js"]},
     install_requires=["omegaconf>=2.3", "packaging", "wrapt>=1.15"],
     extras_require={
         "cpu": CPU,
@@ -47,5 +47,8 @@ setup(
         "vllm": ["verl[vllm]==0.9.1"],
         "test": [*CPU, *STUDY, "pytest", "hypothesis", "playwright", "ruff", "sentencepiece"],
     },
-    entry_points={"verl.plugins": ["grail = grail_verl.plugin"]},
+    entry_points={
+        "console_scripts": ["grail-verl = grail_verl.__main__:main"],
+        "verl.plugins": ["grail = grail_verl.plugin"],
+    },
 )

@@ -2,23 +2,21 @@
 
 `compare` builds the real worker from verl's own config, hands it a rollout batch, and holds what the hook made of
 the advantages against `answer_saliency` and `token_weights` on the unsharded model, one response at a time. Then
-it holds verl's update with the hook against verl's own worker on advantages rescaled beforehand.
+it holds verl's update with the hook against verl's own worker on advantages rescaled beforehand. Scores and weights other
+than GRAIL's are worked out by by_hand.py.
 """
 
 import dataclasses
 import traceback
 from collections.abc import Callable
 
-import oar_g
+import by_hand
 import pytest
 import ranks
 import tiny
 import torch
 
-from grail_verl import GrailConfig
-from grail_verl.credit.answer import AnswerLocator
-from grail_verl import answer_saliency
-from grail_verl import token_weights
+from grail_verl import AnswerLocator, GrailConfig, answer_saliency, token_weights
 
 # A pair for each prompt: rank 0 has many responses to reweight, rank 1 almost none. With a budget that makes rank
 # 0's several micro-batches, a disagreement about their number would hang and end in the harness's TimeoutError.
@@ -82,8 +80,8 @@ class Case:
 
     @property
     def written(self) -> dict:
-        """The options as a user writes them; OAR-G takes none that would widen its weights."""
-        wide = {} if "weighting" in self.options else {"std": 1.0, "w_min": 0.0, "w_max": 50.0}
+        """The options as a user writes them; only standardised weights take some that widen them."""
+        wide = {} if "weights" in self.options else {"std": 1.0, "w_min": 0.0, "w_max": 50.0}
         return {**wide, **self.options}
 
     @property
@@ -112,38 +110,69 @@ def plain_model(folder: str):
 
 
 def expected_advantages(model, data, config: GrailConfig, tokenizer=None) -> list[torch.Tensor]:
-    """answer_saliency and token_weights, or OAR-G, on the unsharded model, one response at a time."""
+    """What `expected_of_ranks` gives for one rank whose responses are all there are."""
+    return expected_of_ranks(model, [data], config, tokenizer)[0]
+
+
+def expected_of_ranks(model, of_ranks: list, config: GrailConfig, tokenizer=None) -> list[list[torch.Tensor]]:
+    """Each rank's advantages by the unsharded model, one response at a time: answer_saliency and token_weights for GRAIL,
+    by_hand.py for the other scores and weights."""
     locator = AnswerLocator(tokenizer or tiny.tokenizer(), config.occurrence)
-    temperatures = torch.as_tensor(data["temperature"]).expand(len(data))
-    expected = []
-    for row in range(len(data)):
-        prompt, response, mask, advantage = (
-            data[name][row] for name in ("prompts", "responses", "response_mask", "advantages")
+    rows = [
+        _response(model, data, row, config, locator, advantage, temperature)
+        for data in of_ranks
+        for row, (advantage, temperature) in enumerate(
+            zip(data["advantages"].unbind(), torch.as_tensor(data["temperature"]).expand(len(data)), strict=True)
         )
-        answer, content = (torch.zeros(1, len(response), dtype=torch.bool) for _ in range(2))
-        if (span := locator.locate(response.tolist(), mask.tolist())) is not None:
-            answer[0, span.start : span.end] = True
-            content[0, span.content_start : span.content_end] = True
-        ids = torch.cat([prompt, response])[None]
-        if config.weighting == "oar_g":
-            weights = [1.0] * len(response)
-            if span is not None:
-                scores = oar_g.scores(model, ids[0], len(prompt), range(span.start, span.end), len(response))
-                weights = oar_g.weights(scores, mask.tolist())
-            expected.append(advantage * torch.tensor(weights))
-            continue
-        scores = answer_saliency(
-            model,
-            ids,
-            torch.ones_like(ids),
-            len(response),
-            answer,
-            leaf=config.leaf,
-            alignment=config.alignment,
-            temperature=temperatures[row],
-        )
-        expected.append(advantage * token_weights(scores, mask[None], answer, content, advantage[None], config)[0])
-    return expected
+    ]
+    if config.weights == "top_share":
+        scored = [row for row in rows if row["scored"]]
+        found = by_hand.top_share([(row["scores"], row["mask"]) for row in scored], config.share)
+        for row, weights in zip(scored, found, strict=True):
+            row["weights"] = weights
+    expected = iter([row["advantage"] * torch.tensor(row["weights"]) for row in rows])
+    return [[next(expected) for _ in range(len(data))] for data in of_ranks]
+
+
+def _response(model, data, row: int, config: GrailConfig, locator, advantage, temperature) -> dict:
+    """Its scores, and its weights unless they depend on other responses."""
+    prompt, response, mask = (data[name][row] for name in ("prompts", "responses", "response_mask"))
+    span = locator.locate(response.tolist(), mask.tolist())
+    answer = None if span is None else range(span.start, span.end)
+    content = range(0) if span is None else range(span.content_start, span.content_end)
+    ids, mask = torch.cat([prompt, response]), mask.tolist()
+    about_answer = config.score in ("saliency", "oar_g")
+    found = {"advantage": advantage, "mask": mask, "weights": [float(valid) for valid in mask], "scored": False}
+    if not any(mask) or (about_answer and answer is None):
+        return found
+    if config.score == "saliency":
+        answer_1T = torch.tensor([[t in answer for t in range(len(response))]])
+        options = {"leaf": config.leaf, "alignment": config.alignment, "temperature": temperature}
+        scores = answer_saliency(model, ids[None], torch.ones_like(ids[None]), len(response), answer_1T, **options)[0]
+    elif config.score == "oar_g":
+        scores = torch.tensor(by_hand.oar_g(model, ids, len(prompt), answer, len(response)))
+    elif config.score == "surprise":
+        scores = -data["old_log_probs"][row]
+    elif "entropy" in data:
+        scores = data["entropy"][row]
+    else:
+        scores = torch.tensor(by_hand.entropy(model, ids, len(prompt), temperature.item()))
+    found.update(scores=scores.tolist(), scored=True)
+    of_policy = [value for value, valid in zip(advantage.tolist(), mask, strict=True) if valid]
+    chosen = {"wrong": of_policy[0] <= 0, "correct": of_policy[0] > 0, "all": True}[config.rollouts]
+    if config.weights == "standardised" and about_answer:
+        masks = (torch.tensor([[t in part for t in range(len(response))]]) for part in (answer, content))
+        found["weights"] = token_weights(
+            scores[None], torch.tensor([mask]), *masks, advantage[None], config
+        )[0].tolist()
+    elif config.weights == "standardised" and (chosen or answer is not None):
+        flat = dataclasses.replace(config, std=0.0) if not chosen else config  # a weight of `mean`, here 1
+        found["weights"] = by_hand.standardised(found["scores"], mask, answer, content, flat)
+    elif config.weights == "reshaped":
+        found["weights"] = by_hand.reshaped(found["scores"], mask)
+    elif config.weights == "proportional" and chosen:
+        found["weights"] = by_hand.proportional(found["scores"], mask, answer, config.total)
+    return found
 
 
 def shards(worker) -> list[torch.Tensor]:
@@ -169,7 +198,8 @@ def compare(rank: int, folders: dict, case: Case) -> dict:
     data_rank = rank // case.sequence_parallel
     # Before the worker: verl replaces the forward of the model's class where fused kernels are asked for.
     model = plain_model(folders[case.plain or case.policy])
-    expected = expected_advantages(model, case.rollout(data_rank), case.grail)
+    batches = [case.rollout(of_rank) for of_rank in range(case.ranks // case.sequence_parallel)]
+    expected = expected_of_ranks(model, batches, case.grail)[data_rank]
     worker = case.actor(folders, "grail")
 
     data = case.rollout(data_rank)

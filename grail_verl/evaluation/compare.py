@@ -1,12 +1,11 @@
-"""Puts evaluations side by side: `python -m grail_verl.compare BASELINE RUN ... [--out DIR]`.
+"""Puts evaluations side by side: `grail-verl compare BASELINE RUN ... [--out DIR]`.
 
 Each run's accuracy and Pass@n on each benchmark and both averages, its difference to the first run, and the
-paired bootstrap's 95 % interval of that difference. Folders are those of `python -m grail_verl.evaluate`.
+paired bootstrap's 95 % interval of that difference. Folders are those of `grail-verl evaluate`.
 """
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -20,23 +19,18 @@ from grail_verl.evaluation.results import AVERAGE, WEIGHTED, plain_table, read_e
 PROBLEM = ["benchmark", "index", "ground_truth"]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command; ends it with a message where a user can do something about it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m grail_verl.compare",
-        description="Differences between evaluations of the same problems, with paired bootstrap intervals.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("baseline", type=Path, help="folder of the evaluation that the others are compared with")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of further evaluations")
     parser.add_argument("--out", type=Path, help="folder for compare.json and compare.csv")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises CommandError: see `read`."""
     folders = [options.baseline, *options.runs]
     console = Console()
-    try:
-        runs, notes = read(folders)
-        comparison = compare(runs)
-    except CommandError as error:
-        sys.exit(f"grail_verl.compare: {error}")
+    runs, notes = read(folders)
+    comparison = compare(runs)
     for measure in comparison["measure"].unique():
         console.print(shown(comparison[comparison["measure"] == measure], measure))
     for number, folder in enumerate(folders):
@@ -174,7 +168,3 @@ def write(folder: Path, comparison: pd.DataFrame, notes: list[str]) -> None:
     write_whole(
         folder / "compare.json", json.dumps({**about, "rows": comparison.to_dict("records")}, indent=2) + "\n"
     )
-
-
-if __name__ == "__main__":
-    main()

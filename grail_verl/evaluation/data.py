@@ -1,7 +1,7 @@
 r"""The published problems as verl reads them: hub or local file → verl's parquet.
 
-    python -m grail_verl.data deepmath --out outputs/data
-    python -m grail_verl.data math500 --out outputs/data --source MATH-500/test.jsonl
+    grail-verl data deepmath --out outputs/data
+    grail-verl data math500 --out outputs/data --source MATH-500/test.jsonl
 
 Before the data's way through the package, which begins with a response: a prompt here, a ground truth for the
 reward there. Every file has the same columns and types, so that verl can join several (data.val_files).
@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from grail_verl.command import CommandError, mendable
 from grail_verl.credit.answer import complete_boxes
 
 SUFFIX = r" Please reason step by step, and put your final answer within \boxed{}."
@@ -52,10 +52,6 @@ SCHEMA = pa.schema(
 
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _IMAGE_MARK = re.compile(r"<(image|img)_\d+>")
-
-
-class SourceError(ValueError):
-    """The source cannot be read, or is not the data set it is taken for."""
 
 
 class UnusableRow(ValueError):
@@ -142,14 +138,14 @@ def prepare(name: str, out: Path, path: Path | None = None, rows: int | None = N
         What there is to report, a sentence a line.
 
     Raises:
-        SourceError: the source cannot be read, lacks a column, has another number of rows, or no usable one.
+        CommandError: the source cannot be read, lacks a column, has another number of rows, or no usable one.
         OSError: the output cannot be written.
     """
     source, where = SOURCES[name], str(path or SOURCES[name].hub)
     wanted = {*QUESTION, *source.answer, *IMAGES, "context", source.subject, source.level}
     columns, table = _from_hub(source, wanted) if path is None else _from_files(path, wanted)
     if not table:
-        raise SourceError(f"{where} has no rows")
+        raise CommandError(f"{where} has no rows")
     question, answer = (_first(names, columns, where) for names in (QUESTION, source.answer))
     _check_count(name, where, len(table), rows)
 
@@ -162,7 +158,7 @@ def prepare(name: str, out: Path, path: Path | None = None, rows: int | None = N
                 {"index": index, "reason": str(reason), "question": row.get(question), "answer": row.get(answer)}
             )
     if not problems:
-        raise SourceError(f"{where} has no usable row: {_some(unusable)}")
+        raise CommandError(f"{where} has no usable row: {_some(unusable)}")
 
     report, usable = [], len(problems)
     if rows is None and len(table) in source.rows and source.evaluated:
@@ -240,11 +236,11 @@ def _is_image(value: object) -> bool:
 def _check_count(name: str, where: str, count: int, rows: int | None) -> None:
     source = SOURCES[name]
     if rows is not None and count != rows:
-        raise SourceError(f"{where} has {count:,} rows, --rows says {rows:,}")
+        raise CommandError(f"{where} has {count:,} rows, --rows says {rows:,}")
     if rows is None and count not in (*source.rows, source.evaluated):
         expected = " or ".join(f"{number:,}" for number in source.rows)
         subset = f" (or the {source.evaluated} evaluated)" if source.evaluated else ""
-        raise SourceError(
+        raise CommandError(
             f"{where} has {count:,} rows, {name} is published with {expected}{subset}; is it complete? "
             f"For a file of your own of this size: --rows {count}"
         )
@@ -254,7 +250,7 @@ def _first(names: tuple[str, ...], columns: list[str], where: str) -> str:
     for name in names:
         if name in columns:
             return name
-    raise SourceError(f"{where} has no column {' or '.join(names)}; it has {', '.join(columns)}")
+    raise CommandError(f"{where} has no column {' or '.join(names)}; it has {', '.join(columns)}")
 
 
 def _some(unusable: list[dict], limit: int = 5) -> str:
@@ -268,7 +264,7 @@ def _from_hub(source: Source, wanted: set[str]) -> tuple[list[str], list[dict]]:
     try:
         table = load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
     except (OSError, ValueError) as error:
-        raise SourceError(
+        raise CommandError(
             f"{source.hub} cannot be loaded from the hub: {error}; a copy on this machine is read with --source"
         ) from error
     columns = table.column_names
@@ -278,7 +274,7 @@ def _from_hub(source: Source, wanted: set[str]) -> tuple[list[str], list[dict]]:
 def _from_files(path: Path, wanted: set[str]) -> tuple[list[str], list[dict]]:
     """All columns that there are, and the rows with the wanted ones."""
     if not path.exists():
-        raise SourceError(f"{path} does not exist")
+        raise CommandError(f"{path} does not exist")
     files = [path]
     if path.is_dir():  # what is hidden below it belongs to git or to a download's cache
         below = sorted(path.rglob("*"))
@@ -286,7 +282,7 @@ def _from_files(path: Path, wanted: set[str]) -> tuple[list[str], list[dict]]:
     kinds = {file.suffix for file in files}
     if len(kinds) != 1 or not kinds <= READERS.keys():
         found = ", ".join(sorted(kinds)) or "none"
-        raise SourceError(f"{path} must be, or hold, files of one of the kinds {', '.join(READERS)}; found: {found}")
+        raise CommandError(f"{path} must be, or hold, files of one of the kinds {', '.join(READERS)}; found: {found}")
     columns, table = {}, []
     for file in files:
         names, rows = READERS[file.suffix](file, wanted)
@@ -301,7 +297,7 @@ def _read_parquet(file: Path, wanted: set[str]) -> tuple[list[str], list[dict]]:
         names = content.schema_arrow.names
         return names, content.read([name for name in names if name in wanted]).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{file} is no complete parquet file: {error}") from error
+        raise CommandError(f"{file} is no complete parquet file: {error}") from error
 
 
 def _read_json(file: Path, wanted: set[str]) -> tuple[list[str], list[dict]]:
@@ -312,7 +308,7 @@ def _read_json(file: Path, wanted: set[str]) -> tuple[list[str], list[dict]]:
                 names |= dict.fromkeys(row)
                 rows.append({name: row[name] for name in wanted & row.keys()})
     except ValueError as error:  # not JSON, not UTF-8
-        raise SourceError(f"{file} is not one JSON object per line, nor a list of them: {error}") from error
+        raise CommandError(f"{file} is not one JSON object per line, nor a list of them: {error}") from error
     return list(names), rows
 
 
@@ -360,13 +356,9 @@ def _published() -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m grail_verl.data",
-        description=__doc__,
-        epilog=_published(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = __doc__, _published()
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("name", choices=SOURCES, metavar="NAME", help=", ".join(SOURCES))
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for NAME.parquet")
     parser.add_argument("--source", type=Path, metavar="PATH", help="local file or folder; without it, the hub")
@@ -374,12 +366,10 @@ def main(arguments: list[str] | None = None) -> None:
         "--rows", type=int, metavar="N",
         help="the source has N rows, not the published number; all of them are used (no selection of 200)",
     )  # fmt: skip
-    options = parser.parse_args(arguments)
-    try:
-        print(*prepare(options.name, options.out, options.source, options.rows), sep="\n")
-    except (SourceError, OSError) as error:
-        sys.exit(f"grail_verl.data: {error}")
 
 
-if __name__ == "__main__":
-    main()
+def run(options: argparse.Namespace) -> None:
+    """Raises CommandError: see `prepare`."""
+    with mendable(OSError):
+        report = prepare(options.name, options.out, options.source, options.rows)
+    print(*report, sep="\n")

@@ -1,39 +1,24 @@
-"""Evaluates a model on the six benchmarks of the paper: `python -m grail_verl.evaluate MODEL --data DIR --out DIR`.
+"""Evaluates a model on the six benchmarks of the paper: `grail-verl evaluate MODEL --data DIR --out DIR`.
 
 By verl's own validation, or by a running server; what verl's overrides say holds for both:
 
-    python -m grail_verl.evaluate Qwen/Qwen3-4B --data data --out evaluations/base trainer.n_gpus_per_node=4
-    python -m grail_verl.evaluate checkpoints/global_step_200 --data data --out evaluations/grail +grail=cpu
-    python -m grail_verl.evaluate Qwen/Qwen3-4B --data data --out evaluations/base --server http://localhost:8000
+    grail-verl evaluate Qwen/Qwen3-4B --data data --out evaluations/base trainer.n_gpus_per_node=4
+    grail-verl evaluate checkpoints/global_step_200 --data data --out evaluations/grail +grail=cpu
+    grail-verl evaluate Qwen/Qwen3-4B --data data --out evaluations/base --server http://localhost:8000
 """
 
 import argparse
-import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 
-from grail_verl.command import CommandError
 from grail_verl.evaluation import results
 from grail_verl.evaluation.problems import BENCHMARKS, find_files, read_problems
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command; ends it with a message where a user can do something about it."""
-    options = parse(arguments)
-    try:
-        evaluate(options.model, options.data, options.out.resolve(), options.server, options.overrides)
-    except CommandError as error:
-        sys.exit(f"grail_verl.evaluate: {error}")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m grail_verl.evaluate",
-        description="Accuracy and Pass@3 of a model on the benchmarks of arXiv 2606.04889, at its settings.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", help="a Hugging Face folder or hub name, a checkpoint of verl's (global_step_N), or the served name"
     )
@@ -44,7 +29,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="a new folder for responses and results")
     parser.add_argument("--server", metavar="URL", help="ask a running OpenAI-compatible server (vllm serve)")
     parser.add_argument("overrides", nargs="*", help="verl's, such as trainer.n_gpus_per_node=4 or +grail=cpu")
-    return parser.parse_intermixed_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises CommandError: see `evaluate`."""
+    evaluate(options.model, options.data, options.out.resolve(), options.server, options.overrides)
 
 
 def evaluate(model: str, data: list[Path], out: Path, server: str | None, overrides: list[str]) -> None:
@@ -76,8 +65,8 @@ def evaluate(model: str, data: list[Path], out: Path, server: str | None, overri
         check_server(server, model)
         samples = ask_server(server, model, problems, sampling, grade)
     else:
-        from grail_verl.model import find_model
         from grail_verl.evaluation.validation import validate
+        from grail_verl.model import find_model
 
         path = find_model(model, config.actor_rollout_ref.model.trust_remote_code)
         samples = validate(overrides, path, files, out / "verl")
@@ -98,7 +87,3 @@ def evaluate(model: str, data: list[Path], out: Path, server: str | None, overri
     if absent := [name for name in BENCHMARKS if name not in table.index]:
         console.print(f"Without {', '.join(absent)}: the averages are not those of the paper", soft_wrap=True)
     console.print(f"Results are in {out}", highlight=False, markup=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """The problems of an evaluation: parquet files in verl's format in, `Problem`s out.
 
 First room on the way: problems → settings → model → validation or server → results. The files are written by
-`python -m grail_verl.data`; one of another origin does as well if its rows have what a Problem has.
+`grail-verl data`; one of another origin does as well if its rows have what a Problem has.
 """
 
 from collections import Counter
@@ -52,7 +52,7 @@ def find_files(places: list[Path]) -> list[Path]:
         elif place.is_file():
             files.append(place)
         else:
-            raise CommandError(f"{place} does not exist; write the benchmarks by python -m grail_verl.data")
+            raise CommandError(f"{place} does not exist; write the benchmarks by grail-verl data")
     return [file.resolve() for file in files]
 
 

@@ -20,7 +20,6 @@ because it moves nothing; a response without an advantage counts as chosen.
 import argparse
 import io
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -36,7 +35,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from grail_verl.command import CommandError
+from grail_verl.command import CommandError, mendable
 from grail_verl.credit.answer import AnswerLocator, AnswerSpan
 from grail_verl.credit.batch import RolloutBatch, located
 from grail_verl.credit.config import SECTION, GrailConfig
@@ -135,7 +134,7 @@ def attribute(
     temperature: float = 1.0,
     **options,
 ) -> Attribution:
-    """Saliency and weights of one response, as if its advantage were one that `rollouts` chooses.
+    """Scores and weights of one response, as if its advantage were one that `rollouts` chooses.
 
     Text is encoded as it stands, without special tokens of the tokenizer's own. That may give other tokens than a
     policy sampled; token ids are taken as they are.
@@ -150,7 +149,7 @@ def attribute(
 
     Raises:
         ValueError: an option, or a prompt without a token.
-        CommandError: no such model.
+        CommandError: no such model, or a rule that needs what is not given here.
         TypeError: a tokenizer in whose tokens no answer can be located, or none with a loaded model.
     """
     rule = checked(options)
@@ -236,7 +235,7 @@ def attributions(
         done: called with how many rollouts need no more passes.
 
     Raises:
-        ValueError: the rule needs what responses out of files do not have.
+        CommandError: the rule needs what responses out of files do not have.
     """
     locator = AnswerLocator(tokenizer, rule.config.occurrence)
     steps: dict[int, list[Encoded]] = {}
@@ -246,7 +245,8 @@ def attributions(
     parts = (of_step[first : first + at_once] for of_step in steps.values() for first in range(0, len(of_step), at_once))
     for part in parts:
         batch = located(_batch(part, rule, temperature), locator)
-        rule.require(batch, "a response out of a file")
+        with mendable(ValueError):
+            rule.require(batch, "a response out of a file")
         scored_B = rule.can_weigh(batch)
         scores_BT = _scores(model, batch, scored_B, rule, budget or Budget(packed=False, tokens=TOKENS), done)
         credit = rule.credit(batch, scores_BT, scored_B)
@@ -326,22 +326,39 @@ def _micro_batch(model, rows: list[Row], score: Score) -> list[Tensor]:
     return response_scores(scores_BS.cpu(), rows, origins, score.alignment)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command; ends it with a message where a user can do something about it."""
-    options = parse(arguments)
-    try:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a Hugging Face folder or hub name, or a checkpoint of verl's (global_step_N)")
+    parser.add_argument("--prompt", help="text as the model shall see it")
+    parser.add_argument("--response", help="what it answered")
+    parser.add_argument(
+        "--rollouts", type=Path, metavar="PATH",
+        help="verl's trainer.rollout_data_dir, one of its files, or JSON lines with prompt and response",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the records of --rollouts")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the rollout; default 1.0")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help=f"of a micro-batch, with padding; default {TOKENS}")
+    parser.add_argument("options", nargs="*", help="GRAIL's, such as leaf=last or rollouts=all")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Shows one response, or writes the records of many.
+
+    Raises:
+        argparse.ArgumentError: arguments that do not go together.
+        CommandError: an option, files that are no rollouts, or no such model.
+    """
+    _require_fitting(options)
+    with mendable(ValueError, OSError):
         rule = checked(OmegaConf.to_container(OmegaConf.from_dotlist(options.options)))
         if options.rollouts is None:
             given = [Rollout(options.prompt, options.response)]
         else:
             given = rollouts.read_rollouts(options.rollouts)
             if (options.out / SETTINGS).exists():
-                raise ValueError(f"{options.out} holds records already; --out needs a new folder")
+                raise CommandError(f"{options.out} holds records already; --out needs a new folder")
             writer = Writer(options.out)
         model, tokenizer = load(options.model)
         encoded = encode(given, tokenizer)
-    except (CommandError, ValueError, OSError) as error:
-        sys.exit(f"grail_verl.attribute: {error}")
     budget = Budget(packed=False, tokens=options.tokens)
     if options.rollouts is None:
         (attribution,) = attributions(encoded, model, tokenizer, rule, options.temperature, budget)
@@ -364,32 +381,12 @@ def main(arguments: list[str] | None = None) -> None:
     console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="grail-verl attribute",
-        description="Shows one response in the colours of its weights, or writes the records of many.",
-    )
-    parser.add_argument("model", help="a Hugging Face folder or hub name, or a checkpoint of verl's (global_step_N)")
-    parser.add_argument("--prompt", help="text as the model shall see it")
-    parser.add_argument("--response", help="what it answered")
-    parser.add_argument(
-        "--rollouts", type=Path, metavar="PATH",
-        help="verl's trainer.rollout_data_dir, one of its files, or JSON lines with prompt and response",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the records of --rollouts")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the rollout; default 1.0")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help=f"of a micro-batch, with padding; default {TOKENS}")
-    parser.add_argument("options", nargs="*", help="GRAIL's, such as leaf=last or rollouts=all")
-    given = parser.parse_intermixed_args(arguments)
-    one, many = (given.prompt, given.response), (given.rollouts, given.out)
+def _require_fitting(options: argparse.Namespace) -> None:
+    one, many = (options.prompt, options.response), (options.rollouts, options.out)
     if (None in one or any(many)) and (None in many or any(part is not None for part in one)):
-        parser.error("needed: --prompt and --response, or --rollouts and --out")
-    if unlike := [option for option in given.options if "=" not in option]:
-        parser.error(f"{unlike[0]!r} is no option=value, such as leaf=last")
-    if not given.temperature > 0 or given.tokens < 1:
-        parser.error("--temperature and --tokens have to be greater than 0")
-    return given
-
-
-if __name__ == "__main__":
-    main()
+        raise argparse.ArgumentError(None, "needed: --prompt and --response, or --rollouts and --out")
+    if unlike := [option for option in options.options if "=" not in option]:
+        raise argparse.ArgumentError(None, f"{unlike[0]!r} is no option=value, such as leaf=last")
+    for name in ("temperature", "tokens"):
+        if not (value := getattr(options, name)) > 0:
+            raise argparse.ArgumentError(None, f"--{name} {value} is not allowed; allowed: a number > 0")

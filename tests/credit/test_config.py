@@ -11,7 +11,9 @@ from grail_verl import GrailConfig
 
 def test_defaults_are_the_published_ones_except_occurrence():
     assert dataclasses.asdict(GrailConfig()) == {
-        "weighting": "grail",
+        "score": "saliency",
+        "weights": "standardised",
+        "modules": [],
         "std": 0.5,
         "mean": 1.0,
         "w_min": 0.5,
@@ -21,6 +23,8 @@ def test_defaults_are_the_published_ones_except_occurrence():
         "alignment": "predictor",
         "occurrence": "last",
         "statistics": "response",
+        "total": 4.0,
+        "share": 0.2,
         "dump_dir": None,  # nothing is written
         "dump_responses": 32,
     }
@@ -41,7 +45,13 @@ def test_defaults_are_the_published_ones_except_occurrence():
         ({"alignment": None}, ["algorithm.grail.alignment=None", "predictor | token"]),
         ({"occurrence": "any"}, ["algorithm.grail.occurrence='any'", "last | first"]),
         ({"statistics": "all"}, ["algorithm.grail.statistics='all'", "response | reasoning"]),
-        ({"weighting": "oarg"}, ["algorithm.grail.weighting='oarg'", "grail | oar_g"]),
+        ({"weighting": "oar_g"}, ["algorithm.grail.weighting='oar_g'", "did you mean weights?"]),
+        ({"total": 0.0}, ["algorithm.grail.total=0.0", "a number > 0"]),
+        ({"total": float("inf")}, ["algorithm.grail.total=inf", "a finite number"]),
+        ({"share": 0}, ["algorithm.grail.share=0", "a number > 0 and <= 1"]),
+        ({"share": 1.1}, ["algorithm.grail.share=1.1", "a number > 0 and <= 1"]),
+        ({"modules": "rules.py"}, ["algorithm.grail.modules='rules.py'", "a list", "[rules.py, pkg://my_package.rules]"]),
+        ({"modules": [""]}, ["algorithm.grail.modules=['']", "a list"]),
         ({"dump_dir": ""}, ["algorithm.grail.dump_dir=''", "a folder"]),
         ({"dump_dir": 3}, ["algorithm.grail.dump_dir=3", "a folder"]),
         ({"dump_responses": 0}, ["algorithm.grail.dump_responses=0", "a whole number >= 1"]),

@@ -6,8 +6,10 @@ import tiny
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from grail_verl import saliency, weightings
-from grail_verl.saliency import answer_saliency, leaf_module, position_scores
+from grail_verl import answer_saliency
+from grail_verl.credit.leaf import leaf_module
+from grail_verl.credit.scores import saliency as saliency_score
+from grail_verl.credit.scores.saliency import Saliency, position_scores
 
 PROMPT, RESPONSE = 5, 12
 
@@ -104,7 +106,7 @@ def test_float32_logits_are_held_a_part_at_a_time(batch, monkeypatch):
         return cross_entropy(logits, *args, **kwargs)
 
     kept = []
-    monkeypatch.setattr(saliency, "LOSS_PART", 2)
+    monkeypatch.setattr(saliency_score, "LOSS_PART", 2)
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         split = answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask)
@@ -199,12 +201,12 @@ def test_gradients_too_small_for_float16_are_scaled(batch):
 
     def scores(**options):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return saliency.position_scores(model, inputs, keep_BS, labels_N, torch.ones(len(labels_N)), **options)
+        return position_scores(model, inputs, keep_BS, labels_N, torch.ones(len(labels_N)), **options)
 
     exact = scores()
     torch.testing.assert_close(scores(loss_scale=256.0), exact)  # it cancels
     model.half()
-    plain, scaled = scores(), scores(loss_scale=weightings.scheme("grail").fp16_loss_scale)
+    plain, scaled = scores(), scores(loss_scale=Saliency.fp16_loss_scale)
     plain_error, error = (((got - exact).norm() / exact.norm()).item() for got in (plain, scaled))
     assert error < 1e-3 and plain_error > 10 * error
 

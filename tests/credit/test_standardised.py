@@ -2,13 +2,13 @@
 
 import math
 
+import by_hand
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_verl import GrailConfig
-from grail_verl.weights import behind_answer, response_advantage, token_weights
+from grail_verl import GrailConfig, RolloutBatch, token_weights
 
 E = math.e
 
@@ -20,6 +20,12 @@ def weights(scores, response_mask=None, answer=(), content=(), advantage=-1.0, *
     spans = [[int(t in span) for t in range(length)] for span in (answer, content)]
     tensors = [torch.tensor([row]) for row in (scores, mask, *spans)]
     return token_weights(*tensors, torch.tensor([advantage]), GrailConfig(**options))[0].tolist()
+
+
+def batch(response_mask, advantages=None, answer_mask=None) -> RolloutBatch:
+    nothing = torch.zeros_like(response_mask, dtype=torch.bool)
+    answer = nothing if answer_mask is None else answer_mask
+    return RolloutBatch(response_mask.bool(), nothing if advantages is None else advantages, answer, nothing)
 
 
 def test_two_scores_a_factor_e_squared_apart_stand_one_spread_from_the_mean():
@@ -104,13 +110,13 @@ def test_degenerate_lengths():
     assert weights([3.0]) == [1.0]
     config, empty = GrailConfig(), torch.zeros(2, 0)
     assert token_weights(empty, empty, empty, empty, torch.zeros(2), config).shape == (2, 0)
-    assert response_advantage(empty, empty).tolist() == [0.0, 0.0]
+    assert batch(empty, empty).advantages_B.tolist() == [0.0, 0.0]
 
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=8), st.floats(-2, 2, width=32))
 def test_the_advantage_of_a_response_is_that_of_its_valid_tokens(mask, advantage):
     row = torch.tensor([[advantage if valid else 9.0 for valid in mask]])  # 9: what stands there must not matter
-    assert response_advantage(row, torch.tensor([mask])).tolist() == [advantage if any(mask) else 0.0]
+    assert batch(torch.tensor([mask]), row).advantages_B.tolist() == [advantage if any(mask) else 0.0]
 
 
 def test_shapes_that_do_not_fit_are_refused():
@@ -123,26 +129,10 @@ def test_shapes_that_do_not_fit_are_refused():
 
 def reference(scores, mask, start, end, content, advantage, config):
     """METHOD steps 5 to 8 for one response, in plain Python."""
-    valid = [t for t in range(len(scores)) if mask[t]]
-    counted = [t for t in valid if t < start] if config.statistics == "reasoning" else valid
-    chosen = {"wrong": advantage <= 0, "correct": advantage > 0, "all": True}[config.rollouts]
-    logs = {t: math.log(scores[t] + 1e-8) for t in valid}
-    result = []
-    for t in range(len(scores)):
-        if not mask[t]:
-            result.append(0.0)
-        elif t in content:
-            result.append(config.w_max)
-        elif t >= start:
-            result.append(config.mean)
-        elif not chosen:
-            result.append(1.0)
-        else:
-            mean = sum(logs[u] for u in counted) / len(counted)
-            variance = sum((logs[u] - mean) ** 2 for u in counted) / len(counted)
-            w = config.mean + config.std * (logs[t] - mean) / math.sqrt(variance + 1e-8)
-            result.append(min(max(w, config.w_min), config.w_max))
-    return result
+    if {"wrong": advantage <= 0, "correct": advantage > 0, "all": True}[config.rollouts]:
+        return by_hand.standardised(scores, mask, range(start, end), content, config)
+    of_answer = [config.w_max if t in content else config.mean if t >= start else 1.0 for t in range(len(scores))]
+    return [weight * valid for weight, valid in zip(of_answer, mask, strict=True)]
 
 
 @st.composite
@@ -179,4 +169,4 @@ def test_behind_answer(length, data):
     start = data.draw(st.integers(0, length - 1))
     end = data.draw(st.integers(start + 1, length))
     mask = torch.tensor([[start <= t < end for t in range(length)], [False] * length])
-    assert behind_answer(mask).tolist() == [[t >= end for t in range(length)], [False] * length]
+    assert batch(torch.ones_like(mask), answer_mask=mask).behind_BT.tolist() == [[t >= end for t in range(length)], [False] * length]

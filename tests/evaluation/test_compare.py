@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_verl.evaluation import compare
-from grail_verl.evaluation import results
+from grail_verl.evaluation import compare, results
 from grail_verl.evaluation.bootstrap import intervals
 
 

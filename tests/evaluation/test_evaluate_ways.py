@@ -23,8 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from test_main_ppo import boxing_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grail_verl.evaluation import compare, evaluate
-from grail_verl.evaluation import EvaluationError, server
+from grail_verl.evaluation import EvaluationError, compare, evaluate, server
 from grail_verl.reward import compute_score
 
 LIMIT = 12  # tokens: enough for a box, not for what the policy makes of 2 1 0

@@ -8,15 +8,14 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from grail_verl.evaluation.model import find_model
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.protocol import DataProto
 from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager_cls
 
-from grail_verl.evaluation import evaluate
+from grail_verl.evaluation import EvaluationError, evaluate, results
 from grail_verl.evaluation.data import SOURCES
-from grail_verl.evaluation import EvaluationError, results
-from grail_verl.evaluation.model import find_model
 from grail_verl.evaluation.problems import BENCHMARKS, Problem, find_files, read_problems
 from grail_verl.evaluation.reward_manager import FIELD, EvaluationRewardManager
 from grail_verl.evaluation.settings import Sampling, compose_config, with_preset

@@ -16,9 +16,9 @@ from harness import Case
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grail_verl.look import records
 from grail_verl.credit.answer import AnswerLocator
 from grail_verl.hook.dump import spread
+from grail_verl.look import records
 
 OFF = Case("tied", "fsdp2")
 ULYSSES = test_matrix.CASES["Ulysses, fsdp2"]

@@ -34,7 +34,7 @@ BY_ROWS = [
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
 ]
-OAR_G = {"weighting": "oar_g"}
+OAR_G = {"score": "oar_g", "weights": "reshaped"}
 FINE = 0.01  # of OAR-G's weights, which go up to 3 times the mean
 LONG = ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096"]
 ROUGH = 0.05  # bfloat16 keeps 8 bits: weights of spread 1 agree to a twentieth

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import verl  # noqa: F401  loads the plugin
-from hydra import compose, initialize_config_module
+from composed import composed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -20,11 +20,6 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from grail_verl import GrailConfig
 from grail_verl.hook.launch import prepare
-
-
-def composed(*overrides: str):
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", list(overrides))
 
 
 def test_hydra_finds_the_presets_and_overrides_win():
@@ -44,10 +39,10 @@ def test_a_prepared_config_holds_every_option_where_logger_and_workers_look():
     assert OmegaConf.to_container(config, resolve=True)["algorithm"]["grail"]["w_max"] == 5.0
 
 
-@pytest.mark.parametrize("weighting", ["grail", "oar_g"])
-def test_records_go_to_the_same_folder_wherever_a_worker_runs(tmp_path, monkeypatch, weighting):
+@pytest.mark.parametrize("score", ["saliency", "entropy"])
+def test_records_go_to_the_same_folder_wherever_a_worker_runs(tmp_path, monkeypatch, score):
     monkeypatch.chdir(tmp_path)
-    options = [f"+algorithm.grail.weighting={weighting}", "+algorithm.grail.dump_responses=8"]
+    options = [f"+algorithm.grail.score={score}", "+algorithm.grail.dump_responses=8"]
     config = composed("algorithm.adv_estimator=grail", *options, "+algorithm.grail.dump_dir=runs/records")
     prepare(config)
     grail = OmegaConf.to_object(config.actor_rollout_ref.grail)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import hydra
 import pytest
 import tiny
-from test_plugin import composed
+from composed import composed
 from verl.experimental.agent_loop import agent_loop
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.replica import TokenOutput

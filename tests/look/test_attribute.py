@@ -18,14 +18,12 @@ from rich.console import Console
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-from grail_verl import GrailConfig
-from grail_verl.look import records
+from grail_verl import GrailConfig, answer_saliency, token_weights
 from grail_verl.credit.answer import AnswerLocator
+from grail_verl.credit.rows import Budget
+from grail_verl.look import records
 from grail_verl.look.attribute import attribute, attributions, encode, main
 from grail_verl.look.rollouts import Rollout, read_rollouts, with_advantages, with_chat_marks
-from grail_verl.credit.rows import Budget
-from grail_verl import answer_saliency
-from grail_verl import token_weights
 
 PROMPT, RESPONSE = "3 + 4 = ", r"3 + 4 = 7, so we get \boxed{7}. Done"
 TEXTS = [text for pair in harness.TEXTS for text in pair]

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from grail_verl.look import records
 from grail_verl.credit.answer import AnswerSpan
 from grail_verl.credit.config import GrailConfig
+from grail_verl.look import records
 from grail_verl.look.report import __main__ as command
 from grail_verl.look.report.colours import DARK, LIGHT
 from grail_verl.look.report.figures import figures

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_plugin import composed
+from composed import composed
 from verl.utils.import_utils import load_extern_object
 
 from grail_verl.hook.launch import prepare

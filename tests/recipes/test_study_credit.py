@@ -10,8 +10,8 @@ import tiny
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from grail_verl.credit.answer import AnswerLocator
 from grail_verl import answer_saliency
+from grail_verl.credit.answer import AnswerLocator
 from recipes.study import chains, credit, figures_credit, intervention, legs
 from recipes.study.annotate import annotate
 from recipes.study.carried import carried_saliency

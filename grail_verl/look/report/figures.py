@@ -11,11 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-
-try:
-    import matplotlib
-except ImportError as error:
-    raise ImportError('grail_verl.look.report draws with matplotlib: pip install "grail-verl[report]"') from error
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure

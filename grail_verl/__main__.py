@@ -1,0 +1,80 @@
+"""`grail-verl COMMAND …`, or `python -m grail_verl COMMAND …`: what there is beside training.
+
+A command is a module with `add_arguments(parser)` and `run(options)`. Only the chosen one is imported: help comes at once,
+and what another command needs may be missing. `run` raises CommandError for what a user can mend, which ends in a line
+without a traceback, and argparse.ArgumentError for arguments that do not go together, which argparse reports.
+"""
+
+import argparse
+import importlib
+import sys
+from typing import NamedTuple
+
+from grail_verl.command import CommandError
+
+
+class Command(NamedTuple):
+    """One of `grail-verl`.
+
+    Attributes:
+        module: where it is.
+        about: a sentence for the help.
+        extra: of setup.py, with every package that the module needs.
+    """
+
+    module: str
+    about: str
+    extra: str
+
+
+COMMANDS = {
+    "data": Command("grail_verl.evaluation.data", "A published data set as verl reads it.", "cpu"),
+    "evaluate": Command(
+        "grail_verl.evaluation.evaluate",
+        "Accuracy and Pass@3 of a model on the benchmarks of arXiv 2606.04889, at its settings.",
+        "cpu",
+    ),
+    "compare": Command(
+        "grail_verl.evaluation.compare",
+        "Differences between evaluations of the same problems, with paired bootstrap intervals.",
+        "cpu",
+    ),
+    "attribute": Command(
+        "grail_verl.look.attribute",
+        "Shows one response in the colours of its weights, or writes the records of many.",
+        "cpu",
+    ),
+    "report": Command("grail_verl.look.report.report", "A page that shows what weights a run's tokens got.", "report"),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command.
+
+    Args:
+        arguments: its name and its own arguments; those of the process if None.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    chooser = argparse.ArgumentParser(prog="grail-verl", description="GRAIL for verl, beside training.")
+    commands = chooser.add_subparsers(title="commands", dest="name", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.about, description=command.about)
+    name = chooser.parse_args(arguments[:1] or ["--help"]).name
+
+    command, parser = COMMANDS[name], commands.choices[name]
+    try:
+        module = importlib.import_module(command.module)
+        module.add_arguments(parser)
+        module.run(parser.parse_intermixed_args(arguments[1:]))
+    except argparse.ArgumentError as error:
+        parser.error(str(error))
+    except CommandError as error:
+        sys.exit(f"{parser.prog}: {error}")
+    except ModuleNotFoundError as error:
+        if not error.name or "." in error.name:  # a package that is there lacks a part: no installation mends that
+            raise
+        sys.exit(f'{parser.prog}: {error.name} is not installed: pip install "grail-verl[{command.extra}]"')
+
+
+if __name__ == "__main__":
+    main()
