@@ -11,7 +11,7 @@ plugin through its entry point (plugin.py). Rooms, each of which knows those bel
     credit/       what a token gets: the method
     cpu/          verl without an accelerator
 
-`python -m grail_verl` is the command; docs/house.md walks through the rooms.
+`grail-verl` is the command (__main__.py); docs/house.md walks through the rooms.
 """
 
 import importlib

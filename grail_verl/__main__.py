@@ -1,8 +1,8 @@
 """`grail-verl COMMAND …`, or `python -m grail_verl COMMAND …`: what there is beside training.
 
-A command is a module with `add_arguments(parser)` and `run(options)`. Only the chosen one is imported: help comes at once,
-and what another command needs may be missing. `run` raises CommandError for what a user can mend, which ends in a line
-without a traceback, and argparse.ArgumentError for arguments that do not go together, which argparse reports.
+A command is a module with `add_arguments(parser)` and `run(options)`. Only the chosen one is imported: help comes at
+once, and what another command needs may be missing. `run` raises CommandError for what a user can mend, which ends in a
+line without a traceback, and argparse.ArgumentError for arguments that do not go together, which argparse reports.
 """
 
 import argparse
@@ -30,19 +30,13 @@ class Command(NamedTuple):
 COMMANDS = {
     "data": Command("grail_verl.evaluation.data", "A published data set as verl reads it.", "cpu"),
     "evaluate": Command(
-        "grail_verl.evaluation.evaluate",
-        "Accuracy and Pass@3 of a model on the benchmarks of arXiv 2606.04889, at its settings.",
-        "cpu",
+        "grail_verl.evaluation.evaluate", "Accuracy and Pass@3 on the benchmarks of arXiv 2606.04889.", "cpu"
     ),
     "compare": Command(
-        "grail_verl.evaluation.compare",
-        "Differences between evaluations of the same problems, with paired bootstrap intervals.",
-        "cpu",
+        "grail_verl.evaluation.compare", "Differences between evaluations, with bootstrap intervals.", "cpu"
     ),
     "attribute": Command(
-        "grail_verl.look.attribute",
-        "Shows one response in the colours of its weights, or writes the records of many.",
-        "cpu",
+        "grail_verl.look.attribute", "One response in the colours of its weights, or records of many.", "cpu"
     ),
     "report": Command("grail_verl.look.report.report", "A page that shows what weights a run's tokens got.", "report"),
 }
@@ -55,13 +49,18 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: its name and its own arguments; those of the process if None.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    chooser = argparse.ArgumentParser(prog="grail-verl", description="GRAIL for verl, beside training.")
-    commands = chooser.add_subparsers(title="commands", dest="name", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        commands.add_parser(name, help=command.about, description=command.about)
-    name = chooser.parse_args(arguments[:1] or ["--help"]).name
+    chooser = argparse.ArgumentParser(
+        prog="grail-verl",
+        usage="grail-verl [-h] COMMAND ...",
+        description="GRAIL for verl, beside training.",
+        epilog="\n".join(["commands:", *(f"  {name:11}{command.about}" for name, command in COMMANDS.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    chooser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below, each with a --help")
+    name = chooser.parse_args(arguments[:1] or ["--help"]).command
 
-    command, parser = COMMANDS[name], commands.choices[name]
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(prog=f"grail-verl {name}", description=command.about)
     try:
         module = importlib.import_module(command.module)
         module.add_arguments(parser)

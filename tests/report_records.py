@@ -13,17 +13,17 @@ HOSTILE = (
 
 
 def some_response(generator, step: int, row: int, *, correct: bool, words=WORDS, tokens=None, **changes) -> dict:
-    """A response: its reasoning, its answer, an end; weighted from made-up saliency that grows towards the answer."""
+    """A response: its reasoning, its answer, an end; weighted from made-up scores that grows towards the answer."""
     length = int(generator.integers(10, 80)) if tokens is None else tokens
     texts = [words[place] for place in generator.integers(len(words), size=length)]
     texts += [" \\", "boxed", "{", "7" if correct else "8", "}", ".", "<|end|>"]
     start, total = length, len(texts)
-    saliency = np.exp(generator.normal(0, 1, total) + np.linspace(0, 1.5 + 0.2 * step, total))
-    saliency[start + 5 :] = 0
+    score = np.exp(generator.normal(0, 1, total) + np.linspace(0, 1.5 + 0.2 * step, total))
+    score[start + 5 :] = 0
     mask = np.ones(total, dtype=int)
     if row % 5 == 4:
         mask[2:5] = 0  # a tool's
-    logs = np.log(saliency + 1e-8)
+    logs = np.log(score + 1e-8)
     config = GrailConfig()
     spread = config.std if changes.get("weighted", True) else 0
     weight = np.clip(config.mean + spread * (logs - logs.mean()) / logs.std(), config.w_min, config.w_max)
@@ -31,15 +31,15 @@ def some_response(generator, step: int, row: int, *, correct: bool, words=WORDS,
     weight[start + 3] = config.w_max
     record = {
         "step": step, "row": row, "prompt": f"What is {row // 4} + 7? Put it into \\boxed{{}}.", "tokens": texts,
-        "mask": mask, "saliency": saliency, "weight": weight * mask, "advantage": 0.9 if correct else -0.7,
+        "mask": mask, "score": score, "weight": weight * mask, "advantage": 0.9 if correct else -0.7,
         "answer": AnswerSpan(start, start + 5, start + 3, start + 4), "reward": float(correct), "weighted": True,
     }  # fmt: skip
     return response_record(**{**record, **changes})
 
 
 def without_answer(generator, step: int, row: int) -> dict:
-    """Cut off: no answer, no saliency, weight 1."""
-    record = some_response(generator, step, row, correct=False, answer=None, saliency=None, weighted=False)
+    """Cut off: no answer, no score, weight 1."""
+    record = some_response(generator, step, row, correct=False, answer=None, score=None, weighted=False)
     return {**record, "weight": [1.0] * len(record["tokens"])}
 
 

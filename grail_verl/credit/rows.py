@@ -184,5 +184,5 @@ def response_scores(
     scores = []
     for row, (line, origin) in zip(rows, origins, strict=True):
         first = origin + row.prompt_length - shift
-        scores.append(scores_BS[line, first : first + len(row) - row.prompt_length])
+        scores.append(scores_BS[line, first : first + len(row) - row.prompt_length].detach())
     return scores

@@ -81,6 +81,7 @@ class Rule:
         can_B = self.can_weigh(batch)
         return can_B if self.weights.compares_responses else can_B & (batch.advantages_B != 0)
 
+    @torch.no_grad()  # a graph on advantages would be walked by the update
     def credit(self, batch: RolloutBatch, scores_BT: Tensor, scored_B: Tensor) -> Credit:
         """The weights; every rank must call it, with or without scores.
 

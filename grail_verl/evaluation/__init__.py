@@ -1,6 +1,7 @@
-"""The paper's benchmarks: `grail-verl data`, `grail-verl evaluate` and `grail-verl compare`. Knows reward/ and credit/answer.
+"""The paper's benchmarks: `grail-verl data`, `grail-verl evaluate` and `grail-verl compare`. Knows reward/, credit/answer.
 
-    data → problems → settings → ../model → validation (verl's, offline) or server (vLLM's, running) → results → bootstrap
+    data → problems → settings → ../model → validation (verl's, offline) or server (vLLM's, running)
+         → results → bootstrap
 
 Nothing here is imported by training.
 """

@@ -1,4 +1,4 @@
-"""GRAIL in verl: from the config to the actor's advantages. Knows verl, Ray and ranks, credit/ and the format of records.
+"""GRAIL in verl: from the config to the actor's advantages. Knows verl, ranks, credit/ and the format of records.
 
     launch.py        a config before Ray starts: checks, and the options' way to the workers
     patches.py       what verl has no extension point for

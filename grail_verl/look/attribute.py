@@ -34,6 +34,7 @@ from rich.style import Style
 from rich.text import Text
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from yaml import YAMLError
 
 from grail_verl.command import CommandError, mendable
 from grail_verl.credit.answer import AnswerLocator, AnswerSpan
@@ -242,8 +243,9 @@ def attributions(
     for one in encoded:
         steps.setdefault(one.rollout.step, []).append(one)
     at_once = len(encoded) if rule.weights.compares_responses else AT_ONCE
-    parts = (of_step[first : first + at_once] for of_step in steps.values() for first in range(0, len(of_step), at_once))
-    for part in parts:
+    for part in (
+        of_step[first : first + at_once] for of_step in steps.values() for first in range(0, len(of_step), at_once)
+    ):
         batch = located(_batch(part, rule, temperature), locator)
         with mendable(ValueError):
             rule.require(batch, "a response out of a file")
@@ -348,7 +350,7 @@ def run(options: argparse.Namespace) -> None:
         CommandError: an option, files that are no rollouts, or no such model.
     """
     _require_fitting(options)
-    with mendable(ValueError, OSError):
+    with mendable(ValueError, OSError, YAMLError):
         rule = checked(OmegaConf.to_container(OmegaConf.from_dotlist(options.options)))
         if options.rollouts is None:
             given = [Rollout(options.prompt, options.response)]

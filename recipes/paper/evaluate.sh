@@ -4,10 +4,10 @@
 #   bash recipes/paper/evaluate.sh qwen3_4b Qwen/Qwen3-4B 8 outputs/paper/qwen3_4b/evaluation
 #   bash recipes/paper/evaluate.sh qwen3_4b outputs/paper/qwen3_4b-grail/checkpoints/global_step_200 8 \
 #       outputs/paper/qwen3_4b-grail/evaluation
-#   python -m grail_verl.compare outputs/paper/qwen3_4b/evaluation outputs/paper/qwen3_4b-grail/evaluation
+#   grail-verl compare outputs/paper/qwen3_4b/evaluation outputs/paper/qwen3_4b-grail/evaluation
 #
 # MODEL names the file in conf/paper/model whose chat template and settings hold. Further arguments are those of
-# grail_verl.evaluate: Hydra overrides, or --server URL.
+# `grail-verl evaluate`: Hydra overrides, or --server URL.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -18,6 +18,6 @@ fi
 model=$1 checkpoint=$2 gpus=$3 out=$4
 shift 4
 
-exec python -m grail_verl.evaluate "$checkpoint" --data "${DATA:-outputs/paper/data}" --out "$out" \
+exec python -m grail_verl evaluate "$checkpoint" --data "${DATA:-outputs/paper/data}" --out "$out" \
     "hydra.searchpath=[file://$PWD/recipes/paper/conf]" "+paper/model=$model" \
     "trainer.n_gpus_per_node=$gpus" "$@"

@@ -2,7 +2,7 @@
 # A row of the paper's table (arXiv 2606.04889): trains MODEL with METHOD on GPUS of this node, into OUT.
 #
 #   for name in deepmath math500 aime24 amc23 minerva_math college_math olympiadbench; do
-#       python -m grail_verl.data $name --out outputs/paper/data
+#       grail-verl data $name --out outputs/paper/data
 #   done
 #   bash recipes/paper/run.sh qwen3_4b grail 8 outputs/paper/qwen3_4b-grail
 #

@@ -37,24 +37,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grail_verl.answer import AnswerLocator, AnswerSpan
-from grail_verl.config import CHOICES, GrailConfig
+import grail_verl
+from grail_verl import GrailConfig
+from grail_verl.credit.answer import AnswerLocator, AnswerSpan
+from grail_verl.credit.config import CHOICES
+from grail_verl.credit.leaf import evaluating, leaf_gradient
+from grail_verl.credit.rows import Row, targets_of
+from grail_verl.credit.rule import Rule
 from grail_verl.evaluation.bootstrap import intervals
-from grail_verl.saliency import evaluating, leaf_gradient
-from grail_verl.weightings import AnswerPositions, scheme
 from recipes.study import intervention
 from recipes.study.annotate import Annotation, annotate
 from recipes.study.carried import carried_saliency
 from recipes.study.policy import TASKS, task_module
 
 LEAVES, ALIGNMENTS, STATISTICS = (CHOICES[name] for name in ("leaf", "alignment", "statistics"))
+OAR_G = GrailConfig(score="oar_g", weights="reshaped")
 ROWS = 128  # at a time
 RESAMPLES = 1000
 
@@ -113,27 +116,26 @@ def token_scores(model, responses: list[Response], rng: np.random.Generator) -> 
     found: list[np.ndarray] = []
     for start in range(0, len(responses), ROWS):
         part = responses[start : start + ROWS]
-        rows = [torch.tensor(response.prompt + response.tokens[: response.answer.end]) for response in part]
-        ids_BS = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        rows = [row_of(response) for response in part]
+        ids_BS = torch.nn.utils.rnn.pad_sequence([row.input_ids for row in rows], batch_first=True)
         lengths_B1 = torch.tensor([[len(row)] for row in rows])
         mask_BS = torch.arange(ids_BS.shape[1]) < lengths_B1
         inputs = {"input_ids": ids_BS, "attention_mask": mask_BS.long()}
-        positions = answer_positions(part, rows, ids_BS)
+        targets = targets_of(rows, [(line, 0) for line in range(len(rows))], ids_BS.shape, "cpu")
 
-        def loss(output, labels=positions.labels_N):
+        def loss(output, labels=targets.labels_N):
             return F.cross_entropy(output.logits, labels, reduction="sum")
 
         by_place = {}  # (B, S) scores of input positions
         with evaluating(model):
             for leaf in LEAVES:
-                activation, gradient = leaf_gradient(model, inputs, positions.keep_BS, loss, leaf)
+                activation, gradient = leaf_gradient(model, inputs, targets.keep_BS, loss, leaf)
                 by_place[f"grail/{leaf}"] = (gradient * activation).norm(dim=-1)
                 by_place[f"gradient/{leaf}"] = gradient.norm(dim=-1)
                 by_place[f"support/{leaf}"] = -(gradient * activation).sum(dim=-1)
                 by_place[f"product/{leaf}"] = by_place[f"support/{leaf}"].abs()
                 by_place[f"activation/{leaf}"] = -activation.norm(dim=-1)
-            oar_g = scheme("oar_g")(GrailConfig(weighting="oar_g"))
-            oar_g_BS = oar_g.position_scores(model, inputs, positions, lambda: False, 1.0)
+            oar_g_BS = Rule(OAR_G).score.from_model(model, inputs, targets, lambda: False, 1.0)
             with torch.no_grad():
                 logprobs_BSV = model(**inputs, use_cache=False).logits.log_softmax(dim=-1)
         entropy_BS = -(logprobs_BSV.exp() * logprobs_BSV).sum(dim=-1)
@@ -158,26 +160,9 @@ def token_scores(model, responses: list[Response], rng: np.random.Generator) -> 
     return list(scores), found
 
 
-def answer_positions(part: list[Response], rows: list[torch.Tensor], ids_BS: torch.Tensor) -> AnswerPositions:
-    keep_BS, response_BS = torch.zeros_like(ids_BS, dtype=torch.bool), torch.zeros_like(ids_BS)
-    for row, response in enumerate(part):
-        first, answer = len(response.prompt), response.answer
-        keep_BS[row, first + answer.start - 1 : first + answer.end - 1] = True
-        response_BS[row] = row
-    return AnswerPositions(
-        keep_BS=keep_BS,
-        labels_N=ids_BS.roll(-1, dims=1)[keep_BS],
-        temperature_N=torch.ones(int(keep_BS.sum())),
-        response_N=response_BS[keep_BS],
-        lengths_R=torch.tensor([response.answer.end - response.answer.start for response in part]).float(),
-        spans=[
-            (row, len(response.prompt) - 1, len(response.prompt) + response.answer.end - 1)
-            for row, response in enumerate(part)
-        ],
-        seeds=[crc32(row.numpy()) for row in rows],
-        own=slice(0, ids_BS.shape[1]),
-        group=None,
-    )
+def row_of(response: Response) -> Row:
+    ids = torch.tensor(response.prompt + response.tokens[: response.answer.end])
+    return Row(ids, torch.arange(len(ids)), len(response.prompt), response.answer.start, temperature=1.0)
 
 
 def token_weights(response: Response, names: list[str], scores_KT: np.ndarray) -> dict[str, np.ndarray]:
@@ -196,12 +181,12 @@ def token_weights(response: Response, names: list[str], scores_KT: np.ndarray) -
         for leaf in LEAVES
         for alignment in ALIGNMENTS
         for statistics in STATISTICS
-    } | {"weight/oar_g": ("oar_g", GrailConfig(weighting="oar_g"))}
+    } | {"weight/oar_g": ("oar_g", OAR_G)}
     weights = {}
     for name, (score, config) in settings.items():
         scores_1T = F.pad(torch.from_numpy(scores_KT[names.index(score)]).float(), (0, behind))[None]
-        weights_1T = scheme(config.weighting)(config).token_weights(
-            scores_1T, mask_1T, answer_1T, content_1T, torch.full((1,), 1.0 if response.correct else -1.0)
+        weights_1T = grail_verl.token_weights(
+            scores_1T, mask_1T, answer_1T, content_1T, torch.full((1,), 1.0 if response.correct else -1.0), config
         )
         weights[name] = weights_1T[0, : response.answer.end].double().numpy()
     return weights

@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-from grail_verl.config import CHOICES  # noqa: E402
+from grail_verl.credit.config import CHOICES  # noqa: E402
 from recipes.study.document import DOCUMENTS, markdown_table, replace_block  # noqa: E402
 
 RESULTS = Path("recipes/study/results/credit")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from grail_verl.answer import AnswerLocator
+from grail_verl.credit.answer import AnswerLocator
 from recipes.study.chains import FILLER, OPERATORS
 
 ROWS = 256  # at a time

@@ -34,9 +34,15 @@ from recipes.study.reward import compute_score
 METHODS = {
     "grpo": ["algorithm.adv_estimator=grpo"],
     "grail": ["algorithm.adv_estimator=grail"],
-    "oar_g": ["algorithm.adv_estimator=grail", "+algorithm.grail.weighting=oar_g"],
-    "shuffled": ["algorithm.adv_estimator=grail"],
-    "surprise": ["algorithm.adv_estimator=grail"],
+    "oar_g": [
+        "algorithm.adv_estimator=grail", "+algorithm.grail.score=oar_g", "+algorithm.grail.weights=reshaped"
+    ],
+    "shuffled": [
+        "algorithm.adv_estimator=grail",
+        "+algorithm.grail.modules=[pkg://recipes.study.rules]",
+        "+algorithm.grail.weights=shuffled",
+    ],
+    "surprise": ["algorithm.adv_estimator=grail", "+algorithm.grail.score=surprise"],
 }
 STEPS, EVALUATE_EVERY = 40, 8
 PROMPTS, SAMPLES = 8, 8  # a step
@@ -109,16 +115,11 @@ class Trainer:
         from verl.workers.engine_workers import ActorRolloutRefWorker
 
         from grail_verl.cpu.rollout import GenerationServer
-        from recipes.study.weightings import Shuffled, Surprise
 
         self.run, self.config = run, compose(overrides(run))
         worker = ActorRolloutRefWorker(self.config.actor_rollout_ref, role="actor")
         worker.init_model()
         self.actor = worker.actor
-        if run.method == "shuffled":
-            self.actor.weighting = Shuffled(self.actor.weighting.config, run.seed)
-        elif run.method == "surprise":
-            self.actor.weighting = Surprise(self.actor.weighting.config)
         self.tokenizer = self.actor.model_config.tokenizer
         self.server = GenerationServer(
             omega_conf_to_dataclass(self.config.actor_rollout_ref.rollout), self.actor.model_config, replica_rank=0

@@ -169,4 +169,5 @@ def test_behind_answer(length, data):
     start = data.draw(st.integers(0, length - 1))
     end = data.draw(st.integers(start + 1, length))
     mask = torch.tensor([[start <= t < end for t in range(length)], [False] * length])
-    assert batch(torch.ones_like(mask), answer_mask=mask).behind_BT.tolist() == [[t >= end for t in range(length)], [False] * length]
+    behind_BT = batch(torch.ones_like(mask), answer_mask=mask).behind_BT
+    assert behind_BT.tolist() == [[t >= end for t in range(length)], [False] * length]

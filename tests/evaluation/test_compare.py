@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grail_verl.__main__ import main
 from grail_verl.evaluation import compare, results
 from grail_verl.evaluation.bootstrap import intervals
 
@@ -132,24 +133,24 @@ def test_runs_of_other_problems_are_refused(other, truth, says, tmp_path, monkey
     save(tmp_path / "base", BASE)
     save(tmp_path / "other", other, truth=truth)
     with pytest.raises(SystemExit) as end:
-        compare.main(["base", "other"])
+        main(["compare", "base", "other"])
     assert says in str(end.value)
 
 
 def test_folders_that_are_no_runs_are_refused(tmp_path):
     base = save(tmp_path / "base", BASE)
     with pytest.raises(SystemExit, match="named twice"):
-        compare.main([base, base])
+        main(["compare", base, base])
     (tmp_path / "base" / "results.json").unlink()
     with pytest.raises(SystemExit, match="holds no finished evaluation"):
-        compare.main([base, str(tmp_path / "nowhere")])
+        main(["compare", base, str(tmp_path / "nowhere")])
 
 
 def test_the_command_prints_and_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "base", BASE)
     save(tmp_path / "better", BETTER, top_k=50)
-    compare.main(["base", "better", "--out", "comparison"])
+    main(["compare", "base", "--out", "comparison", "better"])
     printed = capsys.readouterr().out
     assert "A: base\nB: better\n" in printed and "B - A [95%]" in printed
     assert "aime24" in printed and "+33.3 [+33.3, +33.3]" in printed and "66.7" in printed

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from grail_verl.__main__ import main
 from grail_verl.evaluation import data
-from grail_verl.evaluation.data import SOURCES, SUFFIX, main
+from grail_verl.evaluation.data import SOURCES, SUFFIX
 
 DEEPMATH = {
     "question": r"Evaluate the limit: \[ \lim_{x \to \infty} \sqrt{x} \left( \sqrt[3]{x+1} - \sqrt[3]{x-1} \right) \]",
@@ -81,7 +82,7 @@ def store(file: Path, rows: list[dict]) -> Path:
 
 def prepare(name: str, source: Path, *more: str) -> pd.DataFrame:
     out = source.parent / "out"
-    main([name, "--out", str(out), "--source", str(source), *more])
+    main(["data", name, "--out", str(out), "--source", str(source), *more])
     return pd.read_parquet(out / f"{name}.parquet")
 
 
@@ -92,7 +93,7 @@ def truths(name: str, tmp_path: Path, *rows: dict, suffix: str = ".jsonl") -> li
 
 def refused(capsys, *arguments: object) -> str:
     with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
+        main(["data", *map(str, arguments)])
     return ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err
 
 
@@ -354,7 +355,7 @@ def test_a_source_that_cannot_be_used_says_so_and_leaves_everything(tmp_path, ca
     assert sorted(before) == ["math500.parquet", "math500.unusable.jsonl"]
     for what, (source, message) in broken_sources(tmp_path / "broken").items():
         says = refused(capsys, "math500", "--out", tmp_path / "out", "--source", source)
-        assert says.startswith("grail_verl.data: ") and message in says, what
+        assert says.startswith("grail-verl data: ") and message in says, what
         assert listing(tmp_path / "out") == before, what
 
 
@@ -378,7 +379,7 @@ def test_an_interrupted_write_leaves_the_earlier_files(tmp_path, monkeypatch, ra
         monkeypatch.setattr(data.os, "replace", interrupted)
     store(tmp_path / "source.jsonl", [{**MATH500, "answer": "3"}, {**MATH500, "answer": None}])
     with pytest.raises(raises):  # and no exception that is not expected is swallowed
-        main(["math500", "--out", str(tmp_path / "out"), "--source", str(tmp_path / "source.jsonl"), "--rows", "2"])
+        prepare("math500", tmp_path / "source.jsonl", "--rows", "2")
     assert listing(tmp_path / "out") == before
     assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == ["math500.parquet", "math500.unusable.jsonl"]
 
@@ -399,7 +400,7 @@ def test_the_hub_is_asked_for_what_the_table_says(tmp_path, monkeypatch, name):
         return datasets.Dataset.from_list([ROWS[name]])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    main([name, "--out", str(tmp_path), "--rows", "1"])
+    main(["data", name, "--out", str(tmp_path), "--rows", "1"])
     source = SOURCES[name]
     assert asked == [((source.hub, source.config), {"split": source.split, "revision": source.revision})]
     assert len(pd.read_parquet(tmp_path / f"{name}.parquet")) == 1
@@ -407,7 +408,7 @@ def test_the_hub_is_asked_for_what_the_table_says(tmp_path, monkeypatch, name):
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "grail_verl.data", *map(str, arguments)],
+        [sys.executable, "-m", "grail_verl", "data", *map(str, arguments)],
         capture_output=True, text=True, env={**os.environ, **environment},
     )  # fmt: skip
 

@@ -23,7 +23,9 @@ from pydantic import BaseModel, ConfigDict
 from test_main_ppo import boxing_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grail_verl.evaluation import EvaluationError, compare, evaluate, server
+from grail_verl.__main__ import main
+from grail_verl.command import CommandError
+from grail_verl.evaluation import server
 from grail_verl.reward import compute_score
 
 LIMIT = 12  # tokens: enough for a box, not for what the policy makes of 2 1 0
@@ -135,8 +137,8 @@ def served(home):
 
 
 def ask(home, url: str, out: str, *overrides: str) -> list[dict]:
-    evaluate.main(
-        ["policy", "--data", str(home / "data"), "--out", str(home / out), "--server", url,
+    main(
+        ["evaluate", "policy", "--data", str(home / "data"), "--out", str(home / out), "--server", url,
          f"data.max_response_length={LIMIT}", *overrides]
     )  # fmt: skip
     return rows(home / out)
@@ -186,19 +188,19 @@ def test_an_error_that_stays_ends_the_evaluation(home, served, monkeypatch):
 
 
 def test_a_server_that_is_not_there_or_serves_another_model_is_refused(served, monkeypatch):
-    with pytest.raises(EvaluationError, match="no OpenAI-compatible server answers at http://127.0.0.1:9"):
+    with pytest.raises(CommandError, match="no OpenAI-compatible server answers at http://127.0.0.1:9"):
         server.check_server("http://127.0.0.1:9", "policy")
-    with pytest.raises(EvaluationError, match="serves policy, not other"):
+    with pytest.raises(CommandError, match="serves policy, not other"):
         server.check_server(served.url, "other")
     server.check_server(served.url + "/v1/", "policy")
     monkeypatch.setattr(server, "openai", None)
-    with pytest.raises(EvaluationError, match="needs the package openai"):
+    with pytest.raises(CommandError, match="needs the package openai"):
         server.check_server(served.url, "policy")
 
 
 def test_a_server_that_splits_off_the_reasoning_is_refused(served):
     message = SimpleNamespace(content="7", reasoning="3 + 4 is 7")
-    with pytest.raises(EvaluationError, match="--reasoning-parser"):
+    with pytest.raises(CommandError, match="--reasoning-parser"):
         server.whole_text(message)
 
 
@@ -210,7 +212,7 @@ def test_verls_validation_and_a_server_give_the_same_and_compare_says_so(home, s
         "actor_rollout_ref.rollout.val_kwargs.temperature=0", "+data.apply_chat_template_kwargs.enable_thinking=false",
     ]  # fmt: skip
     command = [
-        sys.executable, "-m", "grail_verl.evaluate", str(home / "policy"), "--data", str(home / "data"),
+        sys.executable, "-m", "grail_verl", "evaluate", str(home / "policy"), "--data", str(home / "data"),
         "--out", str(home / "verl"), "+grail=cpu", f"data.max_response_length={LIMIT}", *greedy,
     ]  # fmt: skip
     environment = {**os.environ, "VERL_PLATFORM": "cpu"}
@@ -226,7 +228,7 @@ def test_verls_validation_and_a_server_give_the_same_and_compare_says_so(home, s
     assert results["benchmarks"]["amc23"]["accuracy"] == 0 and results["server"] is None
     assert results["sampling"]["chat_template"] == {"enable_thinking": False}
 
-    compare.main([str(home / "verl"), str(home / "greedy"), "--out", str(home / "compared")])
+    main(["compare", str(home / "verl"), str(home / "greedy"), "--out", str(home / "compared")])
     compared = pd.read_csv(home / "compared" / "compare.csv")
     assert (compared[["difference", "low", "high"]] == 0).all(axis=None)
 
@@ -237,9 +239,9 @@ def test_verls_validation_and_a_server_give_the_same_and_compare_says_so(home, s
 @pytest.mark.end_to_end
 def test_a_validation_that_fails_shows_why(home):
     with pytest.raises(SystemExit) as end:
-        evaluate.main(
-            [str(home / "policy"), "--data", str(home / "data" / "amc23.parquet"), "--out", str(home / "nothing"),
-             "+grail=cpu", "actor_rollout_ref.rollout.temperature=0"]
+        main(
+            ["evaluate", str(home / "policy"), "--data", str(home / "data" / "amc23.parquet"),
+             "--out", str(home / "nothing"), "+grail=cpu", "actor_rollout_ref.rollout.temperature=0"]
         )  # fmt: skip
     assert "temperature should be greater than 0" in str(end.value) and "ended with exit code 1" in str(end.value)
     assert os.listdir(home / "nothing") == ["verl"]
@@ -249,9 +251,9 @@ def test_a_validation_that_fails_shows_why(home):
 def test_a_generation_that_fails_in_verl_is_missed(home):
     """The rollout has no room for the longest prompt; verl goes on without its responses."""
     with pytest.raises(SystemExit) as end:
-        evaluate.main(
-            [str(home / "policy"), "--data", str(home / "data"), "--out", str(home / "missing"), "+grail=cpu",
-             f"data.max_response_length={LIMIT}", f"actor_rollout_ref.rollout.max_model_len={LONGEST}"]
+        main(
+            ["evaluate", str(home / "policy"), "--data", str(home / "data"), "--out", str(home / "missing"),
+             "+grail=cpu", f"data.max_response_length={LIMIT}", f"actor_rollout_ref.rollout.max_model_len={LONGEST}"]
         )  # fmt: skip
     assert "3 of 18 samples are missing (3 of math500)" in str(end.value)
     assert sorted(os.listdir(home / "missing")) == ["responses.jsonl", "verl"]

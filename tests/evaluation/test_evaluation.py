@@ -2,23 +2,26 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import tiny
 import torch
-from grail_verl.evaluation.model import find_model
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.protocol import DataProto
 from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager_cls
 
-from grail_verl.evaluation import EvaluationError, evaluate, results
+from grail_verl.__main__ import main
+from grail_verl.command import CommandError
+from grail_verl.evaluation import results
 from grail_verl.evaluation.data import SOURCES
 from grail_verl.evaluation.problems import BENCHMARKS, Problem, find_files, read_problems
 from grail_verl.evaluation.reward_manager import FIELD, EvaluationRewardManager
 from grail_verl.evaluation.settings import Sampling, compose_config, with_preset
+from grail_verl.model import find_model
 from grail_verl.reward import compute_score
 
 
@@ -64,7 +67,7 @@ def test_of_a_folder_the_benchmarks_are_taken_and_a_file_as_it_is(tmp_path):
     ],
 )
 def test_files_that_are_no_problems_are_refused(rows, says, tmp_path):
-    with pytest.raises(EvaluationError, match=says):
+    with pytest.raises(CommandError, match=says):
         read_problems([write(tmp_path / "file.parquet", *rows)])
 
 
@@ -72,13 +75,13 @@ def test_places_without_problems_are_refused(tmp_path):
     (tmp_path / "text.parquet").write_text("no parquet")
     write(tmp_path / "empty.parquet", row())
     pd.DataFrame([row()]).head(0).to_parquet(tmp_path / "empty.parquet")
-    with pytest.raises(EvaluationError, match="holds none of math500.parquet"):
+    with pytest.raises(CommandError, match="holds none of math500.parquet"):
         find_files([tmp_path])
-    with pytest.raises(EvaluationError, match="does not exist"):
+    with pytest.raises(CommandError, match="does not exist"):
         find_files([tmp_path / "nowhere"])
-    with pytest.raises(EvaluationError, match="not in verl's format"):
+    with pytest.raises(CommandError, match="not in verl's format"):
         read_problems([tmp_path / "text.parquet"])
-    with pytest.raises(EvaluationError, match="holds no problem"):
+    with pytest.raises(CommandError, match="holds no problem"):
         read_problems([tmp_path / "empty.parquet"])
 
 
@@ -111,16 +114,17 @@ def test_the_users_presets_and_overrides_come_behind():
 
 @pytest.mark.parametrize("override", ["trainer.n_gpu_per_node=2", "a b", "+grail=cup"])
 def test_an_override_that_does_not_fit_is_refused(override):
-    with pytest.raises(EvaluationError):
+    with pytest.raises(CommandError):
         compose_config(with_preset([override]))
 
 
-def test_overrides_may_stand_anywhere():
-    options = evaluate.parse(
-        ["policy", "--data", "a", "+grail=cpu", "--out", "b", "trainer.nnodes=2", "--data", "c.parquet"]
-    )
-    assert options.model == "policy" and options.overrides == ["+grail=cpu", "trainer.nnodes=2"]
-    assert [str(place) for place in options.data] == ["a", "c.parquet"]
+def test_overrides_may_stand_anywhere(monkeypatch):
+    asked = []
+    monkeypatch.setattr("grail_verl.evaluation.evaluate.evaluate", lambda *given: asked.append(given))
+    main(["evaluate", "policy", "--data", "a", "+grail=cpu", "--out", "/b", "trainer.nnodes=2", "--data", "c.parquet"])
+    main(["evaluate", "--data", "a", "--data", "c.parquet", "--out", "/b", "policy", "+grail=cpu", "trainer.nnodes=2"])
+    places = [Path("a"), Path("c.parquet")]
+    assert asked == 2 * [("policy", places, Path("/b"), None, ["+grail=cpu", "trainer.nnodes=2"])]
 
 
 # models
@@ -151,22 +155,22 @@ def test_a_checkpoint_is_merged_once_and_again_when_it_is_newer(tmp_path):
     assert find_model(str(actor)) == merged and os.stat(merged).st_mtime_ns == made
     (actor / "model_world_size_1_rank_0.pt").write_bytes(b"a newer save, cut off")
     os.utime(actor / "model_world_size_1_rank_0.pt", ns=(made + 10**9, made + 10**9))
-    with pytest.raises(EvaluationError, match="could not merge"):
+    with pytest.raises(CommandError, match="could not merge"):
         find_model(str(actor))
     assert sorted(os.listdir(actor.parent)) == ["actor", "huggingface"]
 
 
 def test_models_that_cannot_be_loaded_are_refused(tmp_path):
-    with pytest.raises(EvaluationError, match="neither a Hugging Face model nor"):
+    with pytest.raises(CommandError, match="neither a Hugging Face model nor"):
         find_model(str(tmp_path))
-    with pytest.raises(EvaluationError, match="is no folder here"):
+    with pytest.raises(CommandError, match="is no folder here"):
         find_model(str(tmp_path / "nowhere"))
     actor = checkpoint(tmp_path)
     (actor / "lora_train_meta.json").write_text("{}")
-    with pytest.raises(EvaluationError, match="LoRA"):
+    with pytest.raises(CommandError, match="LoRA"):
         find_model(str(actor))
     (actor / "model_world_size_1_rank_0.pt").unlink()
-    with pytest.raises(EvaluationError, match="interrupted save"):
+    with pytest.raises(CommandError, match="interrupted save"):
         find_model(str(actor))
 
 
@@ -269,10 +273,10 @@ def test_files_say_what_the_table_says(tmp_path):
     table = results.summarise(responses)
     results.write_responses(tmp_path, responses)
     results.require_unused(tmp_path)  # responses alone are no result
-    with pytest.raises(EvaluationError, match="no finished evaluation"):
+    with pytest.raises(CommandError, match="no finished evaluation"):
         results.read_evaluation(tmp_path)
     results.write_results(tmp_path, table, {"model": "policy"})
-    with pytest.raises(EvaluationError, match="holds a finished evaluation"):
+    with pytest.raises(CommandError, match="holds a finished evaluation"):
         results.require_unused(tmp_path)
 
     read, again = results.read_evaluation(tmp_path)
@@ -304,16 +308,16 @@ def test_missing_samples_are_no_result():
         tuple(range(9)): "9 of 9 samples are missing (6 of math500, 3 of aime24)",
     }.items():
         kept = [sample for number, sample in enumerate(SAMPLES) if number not in lost]
-        with pytest.raises(EvaluationError) as error:
+        with pytest.raises(CommandError) as error:
             results.require_complete(PROBLEMS, results.collect(PROBLEMS, kept), 3)
         assert str(error.value).startswith(counts)
     results.require_complete(PROBLEMS, results.collect(PROBLEMS, SAMPLES), 3)
-    with pytest.raises(EvaluationError, match="10 samples came back of 9"):
+    with pytest.raises(CommandError, match="10 samples came back of 9"):
         results.require_complete(PROBLEMS, results.collect(PROBLEMS, [*SAMPLES, SAMPLES[0]]), 3)
 
 
 def test_a_score_function_that_says_too_little_is_refused():
-    with pytest.raises(EvaluationError, match="gives no 'answer_found'"):
+    with pytest.raises(CommandError, match="gives no 'answer_found'"):
         results.collect(PROBLEMS, [{k: v for k, v in SAMPLES[0].items() if k != "answer_found"}])
 
 
@@ -337,8 +341,8 @@ def test_the_command_refuses_before_verl_starts(tmp_path, monkeypatch):
         ): "no score function",
     }.items():
         with pytest.raises(SystemExit) as end:
-            evaluate.main(list(arguments))
-        assert str(end.value).startswith("grail_verl.evaluate: ") and says in str(end.value)
+            main(["evaluate", *arguments])
+        assert str(end.value).startswith("grail-verl evaluate: ") and says in str(end.value)
     assert not (tmp_path / "new").exists()
 
 
@@ -347,5 +351,5 @@ def test_what_verl_left_out_ends_the_command_with_the_rest_kept(tmp_path, monkey
     done = [{**sample, "benchmark": "math500", "index": 1} for sample in SAMPLES[:3]]
     monkeypatch.setattr("grail_verl.evaluation.validation.validate", lambda *_: done)
     with pytest.raises(SystemExit, match=r"3 of 6 samples are missing \(3 of math500\)"):
-        evaluate.main([str(policy), "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+        main(["evaluate", str(policy), "--data", str(tmp_path), "--out", str(tmp_path / "out")])
     assert os.listdir(tmp_path / "out") == ["responses.jsonl"]

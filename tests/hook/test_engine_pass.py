@@ -10,8 +10,9 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grail_verl.credit.rows import Budget, pack
 from grail_verl.hook import engine_pass
-from grail_verl.hook.engine_pass import Budget, pack
+from grail_verl.hook.engine_pass import PassSettings
 
 LENGTHS = st.lists(st.integers(1, 100), max_size=30)
 
@@ -116,9 +117,9 @@ def session(rank: int, policy: str, strategy: str, use_orig_params: bool) -> dic
     ]
     worker = ranks.actor(policy, *overrides)
     worker.engine_config.infer_max_token_len_per_gpu = 2048
-    smaller_for_log_probs = worker._budget(batch())
+    smaller_for_log_probs = PassSettings.of(batch(), worker.engine).budget
     worker.engine_config.infer_max_token_len_per_gpu = 8192
-    larger_for_log_probs = worker._budget(batch())
+    larger_for_log_probs = PassSettings.of(batch(), worker.engine).budget
     return {
         "budgets": (smaller_for_log_probs, larger_for_log_probs),
         "kept": one_pass(worker, recompute=False),

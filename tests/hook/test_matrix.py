@@ -35,6 +35,7 @@ BY_ROWS = [
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
 ]
 OAR_G = {"score": "oar_g", "weights": "reshaped"}
+SHARE = {"weights": "top_share", "share": 0.4}
 FINE = 0.01  # of OAR-G's weights, which go up to 3 times the mean
 LONG = ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096"]
 ROUGH = 0.05  # bfloat16 keeps 8 bits: weights of spread 1 agree to a twentieth
@@ -84,6 +85,15 @@ def turns(rank: int):
         prompts=[tokenizer.encode(r"3 + 4 = \boxed{x}")] * len(TURNS),
         mini_batch_size=len(TURNS),
     )
+
+
+def known_entropy(rank: int):
+    """As the V1 trainer hands it over: from the pass that computed the old log-probs."""
+    data = harness.rollout(rank)
+    data["entropy"] = torch.nested.as_nested_tensor(
+        [-0.5 * row for row in data["old_log_probs"].unbind()], layout=torch.jagged
+    )
+    return data
 
 
 def with_entropy(rank: int):
@@ -164,6 +174,29 @@ CASES = {
     "OAR-G, Ulysses": Case(
         "untied", "fsdp2", OAR_G, [*ULYSSES, CHECKPOINTED], sequence_parallel=2, setup=ulysses_over_sdpa, tolerance=FINE
     ),
+    # Scores and weights, chosen apart. What verl has computed, or a pass of the hook's.
+    "surprise, proportional": Case("tied", "fsdp", {"score": "surprise", "weights": "proportional"}),
+    "surprise, standardised": Case("tied", "fsdp2", {"score": "surprise", "std": 1.0, "w_min": 0.0, "w_max": 50.0}),
+    "saliency, proportional, turns": Case(
+        "untied", "fsdp2", {"weights": "proportional", "total": 9.0, "rollouts": "all"}, LONG, rollout=turns
+    ),
+    "saliency, top share over four ranks": Case("tied", "fsdp", SHARE, ranks=4),
+    "entropy of verl's, top share over two ranks": Case(
+        "tied", "fsdp2", {"score": "entropy", **SHARE}, rollout=known_entropy
+    ),
+    "entropy by a pass, fsdp packed": Case("tied", "fsdp", {"score": "entropy", **SHARE}, [CHECKPOINTED]),
+    "entropy by a pass, fsdp2 padded, standardised": Case(  # entropies are alike: to standardise them enlarges noise
+        "untied", "fsdp2", {"score": "entropy", "rollouts": "all"}, [PADDED, PLAIN], rollout=per_sample_temperature,
+        tolerance=1e-4,
+    ),
+    "entropy by a pass, proportional, turns": Case(
+        "tied", "fsdp2", {"score": "entropy", "weights": "proportional"}, LONG, rollout=turns
+    ),
+    "entropy by a pass, reshaped, Ulysses": Case(
+        "untied", "fsdp2", {"score": "entropy", "weights": "reshaped"}, ULYSSES,
+        sequence_parallel=2, setup=ulysses_over_sdpa,
+    ),
+    "entropy by a pass, padding rows": Case("tied", "fsdp", {"score": "entropy", **SHARE}, rollout=padding_rows),
     "turns, packed": Case("tied", "fsdp2", {"rollouts": "all"}, LONG, rollout=turns),
     "turns, padded": Case("untied", "fsdp", {"statistics": "reasoning"}, [PADDED, *LONG], rollout=turns),
     **{f"{name}, fsdp2 packed": Case(name, "fsdp2", {}, [CHECKPOINTED]) for name in MODELS[::2]},
@@ -173,6 +206,9 @@ CASES = {
     # Last, each with an architecture of its own: verl replaces the forward of the model's class, for good. (On FSDP2
     # with untied embeddings verl's fused kernels do not run, with or without GRAIL.)
     "fused kernels, fsdp packed": Case("untied", "fsdp", {}, [PLAIN, *FUSED]),
+    "fused kernels, entropy by a pass": Case(
+        "llama", "fsdp2", {"score": "entropy", "weights": "proportional"}, [PADDED, *FUSED]
+    ),
     "fused kernels, fsdp2 padded": Case("qwen2", "fsdp2", {}, [PADDED, *FUSED]),
 }
 
@@ -184,6 +220,8 @@ ALWAYS = {
     *("fsdp2 packed", "fsdp2 packed, block", "fsdp2 packed, last block, not resharded", "fsdp2 padded"),
     *("fsdp2 padded, bf16", "LoRA, fsdp packed", "LoRA, fsdp2 packed", "padding rows"),
     *("per-sample temperature, packed", "Ulysses, fsdp2", "turns, packed", "qwen3_moe, fsdp2 packed"),
+    *("surprise, proportional", "entropy of verl's, top share over two ranks", "entropy by a pass, fsdp packed"),
+    *("entropy by a pass, fsdp2 padded, standardised", "entropy by a pass, reshaped, Ulysses"),
     *("OAR-G, fsdp padded", "OAR-G, fsdp2 packed", "fused kernels, fsdp packed"),
 }
 

@@ -81,6 +81,17 @@ def test_off_leaves_the_config_as_it_is():
     ("overrides", "says"),
     [
         (["+algorithm.grail.sdt=0.3"], "unknown option algorithm.grail.sdt=0.3; did you mean std?"),
+        (["+algorithm.grail.score=surprize"], "grail.score='surprize' is not allowed; allowed: entropy | oar_g | sali"),
+        (["+algorithm.grail.weights=top"], "algorithm.grail.weights='top' is not allowed; allowed: proportional | res"),
+        (
+            ["+algorithm.grail.score=surprise", "+algorithm.grail.leaf=last"],
+            "algorithm.grail.leaf='last' has no effect with algorithm.grail.score=surprise and algorithm.grail.weights="
+            "standardised; allowed: dump_dir, dump_responses, mean, modules, occurrence, rollouts, score, st",
+        ),
+        (
+            ["+grail=high_entropy", "+algorithm.grail.occurrence=first"],
+            "algorithm.grail.occurrence='first' has no effect with algorithm.grail.score=entropy and algorithm.grail.w",
+        ),
         *(
             ([f"actor_rollout_ref.actor.strategy={name}"], f"strategy='{name}' is not allowed; allowed: fsdp | fsdp2")
             for name in ("megatron", "veomni", "torchtitan", "automodel")
@@ -149,7 +160,7 @@ def test_another_verl_is_named_in_one_line_and_ends_a_command_that_asks_for_grai
 
 @pytest.mark.parametrize("module", ["worker", "estimator"])
 def test_modules_that_verl_imports_late_can_be_imported_first(module):
-    subprocess.run([sys.executable, "-c", f"import grail_verl.{module}"], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", f"import grail_verl.hook.{module}"], check=True, timeout=120)
 
 
 PLATFORMS = """

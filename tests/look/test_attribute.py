@@ -1,4 +1,4 @@
-"""`grail_verl.attribute`: weights of responses that are already there, against the plain functions; its command."""
+"""`grail-verl attribute`: weights of responses that are already there, against the plain functions and by_hand.py."""
 
 import io
 import json
@@ -6,9 +6,9 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import by_hand
 import harness
 import numpy as np
-import oar_g
 import pytest
 import tiny
 import torch
@@ -19,10 +19,11 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from grail_verl import GrailConfig, answer_saliency, token_weights
+from grail_verl.__main__ import main
 from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.rows import Budget
 from grail_verl.look import records
-from grail_verl.look.attribute import attribute, attributions, encode, main
+from grail_verl.look.attribute import attribute, attributions, checked, encode
 from grail_verl.look.rollouts import Rollout, read_rollouts, with_advantages, with_chat_marks
 
 PROMPT, RESPONSE = "3 + 4 = ", r"3 + 4 = 7, so we get \boxed{7}. Done"
@@ -46,7 +47,7 @@ def policy(tmp_path_factory) -> str:
     return str(folder)
 
 
-def by_hand(model, prompt_ids, response_ids, config=None, advantage=-1.0):
+def plain(model, prompt_ids, response_ids, config=None, advantage=-1.0):
     """Scores and weights from the plain functions, one response at a time."""
     config = config or GrailConfig()
     ids = torch.tensor([[*prompt_ids, *response_ids]])
@@ -66,8 +67,8 @@ def test_one_response_is_weighted_as_the_plain_functions_do(model, tokenizer, op
     found = attribute(PROMPT, RESPONSE, model, tokenizer, **options)
     prompt_ids, response_ids = tokenizer.encode(PROMPT), tokenizer.encode(RESPONSE)
     advantage = 1.0 if "rollouts" in options else -1.0
-    scores, weights = by_hand(model, prompt_ids, response_ids, GrailConfig(**options), advantage)
-    assert found.saliency == pytest.approx(scores, rel=1e-4, abs=1e-7)
+    scores, weights = plain(model, prompt_ids, response_ids, GrailConfig(**options), advantage)
+    assert found.score == pytest.approx(scores, rel=1e-4, abs=1e-7)
     assert found.weight == pytest.approx(weights, rel=1e-4)
     assert found.prompt == PROMPT and "".join(found.tokens) == RESPONSE and found.weighted
     assert len({round(weight, 3) for weight in found.weight[: found.answer.start]}) > 5
@@ -86,33 +87,112 @@ def test_saliency_is_the_norm_of_gradient_times_embedding(model, tokenizer):
     loss = -sum(log_probs[0, place - 1, ids[0, place]] for place in answer)
     (gradient,) = torch.autograd.grad(loss, leaf)
     scores = (gradient * leaf).norm(dim=-1)[0, len(prompt_ids) - 1 : -1]
-    assert found.saliency == pytest.approx(scores.tolist(), rel=1e-4, abs=1e-7)
+    assert found.score == pytest.approx(scores.tolist(), rel=1e-4, abs=1e-7)
 
 
-def test_another_weighting(model, tokenizer):
-    found = attribute(PROMPT, RESPONSE, model, tokenizer, weighting="oar_g")
+def test_another_score_and_other_weights(model, tokenizer):
+    found = attribute(PROMPT, RESPONSE, model, tokenizer, score="oar_g", weights="reshaped")
     prompt_ids, response_ids = tokenizer.encode(PROMPT), tokenizer.encode(RESPONSE)
     answer = range(found.answer.start, found.answer.end)
-    scores = oar_g.scores(model, torch.tensor(prompt_ids + response_ids), len(prompt_ids), answer, len(response_ids))
-    assert found.weight == pytest.approx(oar_g.weights(scores, [1] * len(response_ids)), abs=0.01)
+    scores = by_hand.oar_g(model, torch.tensor(prompt_ids + response_ids), len(prompt_ids), answer, len(response_ids))
+    assert found.weight == pytest.approx(by_hand.reshaped(scores, [1] * len(response_ids)), abs=0.01)
+
+
+def of_predictions(score: str, model, prompt_ids, response_ids, temperature) -> list[float]:
+    """Surprise or entropy of the response tokens by the plain model."""
+    return getattr(by_hand, score)(model, torch.tensor([*prompt_ids, *response_ids]), len(prompt_ids), temperature)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("response", [RESPONSE, "3 + 4 = 7 and no box", r"\boxed{7}"])
+@pytest.mark.parametrize("score", ["surprise", "entropy"])
+def test_scores_of_predictions_need_no_answer(model, tokenizer, score, response, temperature):
+    """Every token is scored, those behind the answer too."""
+    prompt_ids, response_ids = tokenizer.encode(PROMPT), tokenizer.encode(response)
+    scores = of_predictions(score, model, prompt_ids, response_ids, temperature)
+    mask = [1] * len(response_ids)
+
+    def found(**options):
+        one = attribute(PROMPT, response, model, tokenizer, temperature=temperature, score=score, **options)
+        assert one.score == pytest.approx(scores, rel=1e-4, abs=1e-6) and min(one.score) >= 0
+        assert (one.answer is None) == ("boxed" not in response)
+        assert one.weighted == ("weights" not in options or options["weights"] != "proportional" or "3" in response)
+        return one
+
+    one = found(weights="proportional", total=3.0)
+    answer = None if one.answer is None else range(one.answer.start, one.answer.end)
+    content = range(0) if one.answer is None else range(one.answer.content_start, one.answer.content_end)
+    assert one.weight == pytest.approx(by_hand.proportional(scores, mask, answer, 3.0), rel=1e-3, abs=1e-6)
+    assert sum(one.weight) == pytest.approx(3.0 if one.weighted else len(mask))  # a box alone has nothing to share by
+    for statistics in ("response", "reasoning"):
+        config = GrailConfig(statistics=statistics)
+        expected = by_hand.standardised(scores, mask, answer, content, config)
+        assert found(statistics=statistics).weight == pytest.approx(expected, rel=1e-3)
+    assert found(weights="reshaped").weight == pytest.approx(by_hand.reshaped(scores, mask), rel=1e-3)
+    assert found(weights="top_share", share=0.3).weight == by_hand.top_share([(scores, mask)], 0.3)[0]
+
+
+def attributed(given, model, tokenizer, *arguments, **options) -> list:
+    return list(attributions(encode(given, tokenizer), model, tokenizer, checked(options), *arguments))
+
+
+@pytest.mark.parametrize("score", ["surprise", "entropy", "saliency"])
+def test_the_top_share_is_of_all_tokens_of_a_step_that_have_scores(model, tokenizer, score, monkeypatch):
+    """However many responses are held at a time otherwise, and whatever their advantages."""
+    monkeypatch.setattr("grail_verl.look.attribute.AT_ONCE", 2)
+    texts = [text for text in dict.fromkeys(TEXTS) if text]
+    given = [
+        Rollout(f"{row} + {row} =", text, step=row % 2, row=row, advantage=[-1.0, 0.0, 1.0, None][row % 4])
+        for row, text in enumerate(texts)
+    ]
+    found = attributed(given, model, tokenizer, 0.8, score=score, weights="top_share", share=0.3)
+    assert [one.rollout.step for one in found] == sorted(one.step for one in given)
+    every = []
+    for step in (0, 1):
+        of_step = [one for one in found if one.rollout.step == step]
+        rows = []
+        for one in of_step:
+            prompt_ids, response_ids = tokenizer.encode(one.rollout.prompt), tokenizer.encode(one.rollout.response)
+            if score == "saliency":
+                assert one.weighted == (one.answer is not None)
+                scores = one.score  # held against the plain functions elsewhere
+            else:
+                scores = of_predictions(score, model, prompt_ids, response_ids, 0.8)
+                assert one.weighted and one.score == pytest.approx(scores, rel=1e-4, abs=1e-6)
+            if one.weighted:
+                rows.append((scores, [1] * len(response_ids)))
+        expected = iter(by_hand.top_share(rows, 0.3))
+        assert [one.weight for one in of_step] == [
+            next(expected) if one.weighted else [1.0] * len(one.tokens) for one in of_step
+        ]
+        kept = [sum(one.weight) / len(one.weight) for one in of_step if one.weighted]
+        assert min(kept) < 0.25 and max(kept) > 0.35  # a share of the step, not of each response
+        every += rows
+    assert by_hand.top_share(every, 0.3) != [one.weight for one in found if one.weighted]  # not a share of all steps
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 10_000])
-def test_many_in_micro_batches_are_as_one_by_one(model, tokenizer, tokens):
+@pytest.mark.parametrize("at_once", [3, 512])
+def test_many_in_micro_batches_are_as_one_by_one(model, tokenizer, tokens, at_once, monkeypatch):
+    monkeypatch.setattr("grail_verl.look.attribute.AT_ONCE", at_once)
     given = [
-        Rollout(f"{row} + {row} =", text, row=row, advantage=[-1.0, 0.0, 1.0, None][row % 4])
+        Rollout(f"{row} + {row} =", text, step=5 - row // 10, row=row, advantage=[-1.0, 0.0, 1.0, None][row % 4])
         for row, text in enumerate(TEXTS)
     ]
-    batches = list(attributions(encode(given, tokenizer), model, tokenizer, GrailConfig(), 1.0, Budget(False, tokens)))
-    found = {one.rollout.row: one for batch in batches for one in batch}
-    assert sorted(found) == list(range(len(given))) and (len(batches) > 2) == (tokens < 100)
+    done = []
+    found = attributed(given, model, tokenizer, 1.0, Budget(False, tokens), done.append)
+    assert [one.rollout for one in found] == given
+    scored, parts = sum(one.weighted for one in found), 2 if at_once == 512 else 6
+    assert sum(done) == len(given)
+    passes = len(done) - parts  # the first number of a part is that of responses without a pass
+    assert {1: passes == scored, 60: 0 < passes < scored, 10_000: 0 < passes <= parts}[tokens]
     for row, rollout in enumerate(given):
         prompt_ids, response_ids = tokenizer.encode(rollout.prompt), tokenizer.encode(rollout.response)
         chosen = rollout.advantage is None or rollout.advantage <= 0
-        scores, weights = by_hand(model, prompt_ids, response_ids, advantage=-1.0 if chosen else 1.0)
+        scores, weights = plain(model, prompt_ids, response_ids, advantage=-1.0 if chosen else 1.0)
         assert found[row].weight == pytest.approx(weights, rel=1e-4), row
         assert found[row].weighted == (chosen and found[row].answer is not None)
-        assert found[row].saliency == (pytest.approx(scores, rel=1e-4, abs=1e-6) if found[row].weighted else None)
+        assert found[row].score == (pytest.approx(scores, rel=1e-4, abs=1e-6) if found[row].weighted else None)
 
 
 def test_prompts_may_be_text_messages_or_token_ids(model, tokenizer):
@@ -144,7 +224,13 @@ def test_it_shows_the_response(model, tokenizer):
     ("options", "says"),
     [
         ({"leaf": "second"}, "algorithm.grail.leaf='second' is not allowed"),
-        ({"weighting": "oar_g", "std": 0.3}, "std=0.3 has no effect with algorithm.grail.weighting=oar_g"),
+        (
+            {"score": "surprise", "leaf": "last"},
+            "leaf='last' has no effect with algorithm.grail.score=surprise and algorithm.grail.weights=standardised",
+        ),
+        ({"weights": "reshaped", "std": 0.3}, "std=0.3 has no effect with algorithm.grail.score=saliency and "),
+        ({"score": "salience"}, "algorithm.grail.score='salience' is not allowed; allowed: entropy | oar_g | "),
+        ({"weighting": "oar_g"}, "unknown option algorithm.grail.weighting='oar_g'"),
         ({"dump_dir": "somewhere"}, "dump_dir='somewhere' has no effect outside of training"),
     ],
 )
@@ -161,9 +247,19 @@ def test_what_is_missing_is_said(model, tokenizer):
 
 
 def test_the_command_shows_one_response(policy, capsys):
-    main([policy, "--prompt", PROMPT, "--response", RESPONSE, "leaf=last"])
-    said = capsys.readouterr().out
-    assert RESPONSE in said and "weights before the answer" in said
+    """Options may stand anywhere."""
+    said = []
+    for arguments in (
+        [policy, "--prompt", PROMPT, "--response", RESPONSE, "leaf=last", "std=1.0"],
+        [policy, "leaf=last", "--prompt", PROMPT, "std=1.0", "--response", RESPONSE],
+        ["--prompt", PROMPT, policy, "leaf=last", "std=1.0", "--response", RESPONSE],
+    ):
+        main(["attribute", *arguments])
+        said.append(capsys.readouterr().out)
+    assert RESPONSE in said[0] and "weights before the answer" in said[0]
+    assert said[0] == said[1] == said[2]
+    main(["attribute", policy, "--prompt", PROMPT, "--response", RESPONSE])
+    assert capsys.readouterr().out != said[0]
 
 
 def verl_dump(folder, step: int, inputs, outputs, scores, keys) -> None:
@@ -183,7 +279,7 @@ def test_the_command_writes_records_of_verls_rollout_dump(policy, tokenizer, mod
     keys = ["a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0"]
     for step in (1, 12, 2):
         verl_dump(tmp_path / "dump", step, [prompt] * 5, outputs, [1.0, 0.0, 0.0, 0.0, 0.0], keys)
-    main([policy, "--rollouts", str(tmp_path / "dump"), "--out", str(tmp_path / "records"), "std=1.0"])
+    main(["attribute", policy, "--rollouts", str(tmp_path / "dump"), "--out", str(tmp_path / "records"), "std=1.0"])
     assert "15 responses, 9 weighted" in capsys.readouterr().out.replace("\n", " ")
 
     found = records.read(tmp_path / "records")
@@ -196,12 +292,14 @@ def test_the_command_writes_records_of_verls_rollout_dump(policy, tokenizer, mod
         assert record["prompt"] == prompt and "".join(record["tokens"]) == output + "<|im_end|>"
         assert record["reward"] == reward and record["advantage"] == pytest.approx(advantage)
         response_ids = [*tokenizer.encode(output), tokenizer.eos_token_id]
-        _, weights = by_hand(model, tokenizer.encode(prompt), response_ids, GrailConfig(std=1.0), advantage)
+        scores, weights = plain(model, tokenizer.encode(prompt), response_ids, GrailConfig(std=1.0), advantage)
         assert record["weight"] == pytest.approx(weights, rel=1e-4)
         assert record["weighted"] == ("boxed" in output and advantage <= 0)
+        nothing = [None] * len(response_ids)
+        assert record["score"] == (pytest.approx(scores, rel=1e-4, abs=1e-6) if record["weighted"] else nothing)
 
     with pytest.raises(SystemExit, match="holds records already"):
-        main([policy, "--rollouts", str(tmp_path / "dump"), "--out", str(tmp_path / "records")])
+        main(["attribute", policy, "--rollouts", str(tmp_path / "dump"), "--out", str(tmp_path / "records")])
 
 
 def test_lines_of_ones_own(policy, tokenizer, tmp_path):
@@ -213,7 +311,7 @@ def test_lines_of_ones_own(policy, tokenizer, tmp_path):
         {"prompt": "2 =", "response": RESPONSE, "advantage": 2.0, "step": 1},
     ]
     (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    main([policy, "--rollouts", str(tmp_path / "lines.jsonl"), "--out", str(tmp_path / "out")])
+    main(["attribute", policy, "--rollouts", str(tmp_path / "lines.jsonl"), "--out", str(tmp_path / "out")])
     by_row = {response["row"]: response for response in records.read(tmp_path / "out").responses}
     assert [by_row[row]["step"] for row in range(5)] == [3, 3, 0, 0, 1]
     assert [by_row[row]["advantage"] for row in range(5)] == [0.5, -0.5, None, None, 2.0]
@@ -238,19 +336,79 @@ def test_lines_that_are_none_are_named(tmp_path, text, says):
         read_rollouts(tmp_path / "lines.jsonl")
 
 
-def test_arguments_that_do_not_go_together(policy, tmp_path, capsys):
-    for arguments in (
-        [], ["--prompt", "a"], ["--rollouts", "a"], ["--prompt", "a", "--response", "b", "--out", "c"],
-        ["--prompt", "a", "--response", "b", "leaf"], ["--prompt", "a", "--response", "b", "--tokens", "0"],
+def test_the_command_takes_any_score_and_weights(policy, model, tokenizer, tmp_path, capsys):
+    lines = [{"prompt": "3 + 4 =", "response": text, "reward": row % 3 == 0} for row, text in enumerate(TEXTS) if text]
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    main([
+        "attribute", policy, "score=surprise", "--rollouts", str(tmp_path / "lines.jsonl"), "weights=proportional",
+        "--out", str(tmp_path / "out"), "total=2.5", "rollouts=all", "--temperature", "0.8",
+    ])  # fmt: skip
+    found = records.read(tmp_path / "out")
+    options = found.settings["options"]
+    assert (options["score"], options["weights"], options["total"]) == ("surprise", "proportional", 2.5)
+    assert found.settings["bounds"] is None
+    shared = sum(not line["response"].startswith("\\boxed{8}") for line in lines)  # which has nothing to share by
+    assert f"{len(lines)} responses, {shared} weighted" in capsys.readouterr().out.replace("\n", " ")
+    for record, line in zip(found.responses, lines, strict=True):
+        prompt_ids, response_ids = tokenizer.encode("3 + 4 ="), tokenizer.encode(line["response"])
+        scores = of_predictions("surprise", model, prompt_ids, response_ids, 0.8)
+        assert record["score"] == pytest.approx(scores, rel=1e-4, abs=1e-6)
+        answer = record["answer"] and range(record["answer"]["start"], record["answer"]["end"])
+        expected = by_hand.proportional(scores, [1] * len(scores), answer, 2.5)
+        assert record["weight"] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_a_rule_that_needs_more_than_files_hold_is_refused(policy, tmp_path):
+    (tmp_path / "rule.py").write_text(
+        "from grail_verl import Score, register_score\n"
+        "@register_score('of_old_log_probs')\n"
+        "class Mine(Score):\n"
+        "    needs = frozenset({'old_log_probs_BT'})\n"
+    )
+    says = "^grail-verl attribute: .*score=of_old_log_probs .* need RolloutBatch.old_log_probs_BT, which a response out"
+    with pytest.raises(SystemExit, match=says):
+        main([
+            "attribute", policy, "--prompt", "a", "--response", "b", "score=of_old_log_probs",
+            f"modules=[{tmp_path}/rule.py]",
+        ])  # fmt: skip
+
+
+def test_arguments_that_do_not_go_together(policy, capsys):
+    for says, arguments in (
+        ("needed: --prompt and --response, or --rollouts and --out", []),
+        ("needed: --prompt and --response, or --rollouts and --out", ["--prompt", "a"]),
+        ("needed: --prompt and --response, or --rollouts and --out", ["--rollouts", "a"]),
+        (
+            "needed: --prompt and --response, or --rollouts and --out",
+            ["--prompt", "a", "--response", "b", "--out", "c"],
+        ),
+        ("'leaf' is no option=value", ["--prompt", "a", "--response", "b", "leaf"]),
+        ("--tokens 0 is not allowed; allowed: a number > 0", ["--prompt", "a", "--response", "b", "--tokens", "0"]),
+        (
+            "--temperature nan is not allowed; allowed: a number > 0",
+            ["--prompt", "a", "--response", "b", "--temperature", "nan"],
+        ),
     ):
-        with pytest.raises(SystemExit):
-            main([policy, *arguments])
-    with pytest.raises(SystemExit, match=r"unknown option algorithm.grail.lef='last'; did you mean leaf\?"):
-        main([policy, "--prompt", "a", "--response", "b", "lef=last"])
-    with pytest.raises(SystemExit, match="holds neither a Hugging Face model nor an FSDP checkpoint"):
-        main([str(tmp_path), "--prompt", "a", "--response", "b"])
-    with pytest.raises(SystemExit, match="No such file"):
-        main([policy, "--rollouts", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "out")])
+        with pytest.raises(SystemExit) as end:
+            main(["attribute", policy, *arguments])
+        assert end.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith("usage: grail-verl attribute ") and f"grail-verl attribute: error: {says}" in said
+
+
+def test_what_a_user_can_mend_ends_in_a_line(policy, tmp_path):
+    one = ["--prompt", "a", "--response", "b"]
+    (tmp_path / "lines.jsonl").write_text("{}\n")
+    for arguments, says in (
+        ([policy, *one, "lef=last"], r"unknown option algorithm.grail.lef='last'; did you mean leaf\?"),
+        ([policy, *one, "leaf=["], "expected the node content"),
+        ([policy, "--prompt", "", "--response", "b"], "prompt 0 has no token"),
+        ([str(tmp_path), *one], "holds neither a Hugging Face model nor an FSDP checkpoint"),
+        ([policy, "--rollouts", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "out")], "No such file"),
+        ([policy, "--rollouts", str(tmp_path / "lines.jsonl"), "--out", str(tmp_path / "out")], "line 1: it has no"),
+    ):
+        with pytest.raises(SystemExit, match=f"(?s)^grail-verl attribute: .*{says}"):
+            main(["attribute", *arguments])
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.none() | st.floats(-1, 1)), max_size=8))

@@ -22,7 +22,7 @@ def record(step=1, row=0, tokens=("So ", "\\boxed{", "7", "}"), **changed) -> di
     given = {
         "prompt": "3 + 4",
         "mask": [1] * count,
-        "saliency": [0.5] * count,
+        "score": [0.5] * count,
         "weight": [1.0] * count,
         "advantage": -1.0,
         "answer": AnswerSpan(1, 4, 2, 3),
@@ -44,10 +44,10 @@ def filled(folder, *records: dict, rank: int = 0) -> Writer:
     st.none() | numbers, st.none() | numbers, st.booleans(),
 )
 def test_what_is_written_is_read(tokens, prompt, metric, advantage, reward, scored):
-    texts, mask, saliency, weight = ([row[place] for row in tokens] for place in range(4))
+    texts, mask, score, weight = ([row[place] for row in tokens] for place in range(4))
     with tempfile.TemporaryDirectory() as folder:
         written = record(
-            tokens=texts, prompt=prompt, mask=mask, saliency=saliency if scored else None, weight=weight,
+            tokens=texts, prompt=prompt, mask=mask, score=score if scored else None, weight=weight,
             advantage=advantage, reward=reward, answer=None, weighted=scored,
         )
         filled(folder, written, rank=3).add_metrics(1, {"grail/weight_mean": metric})
@@ -62,7 +62,7 @@ def test_what_is_written_is_read(tokens, prompt, metric, advantage, reward, scor
     assert response["tokens"] == texts and response["prompt"] == prompt and response["rank"] == 3
     assert response["mask"] == [int(own) for own in mask] and response["weighted"] is scored
     assert all(map(close, response["weight"], weight))
-    assert all(map(close, response["saliency"], saliency if scored else [None] * len(texts)))
+    assert all(map(close, response["score"], score if scored else [None] * len(texts)))
     assert close(response["advantage"], advantage) and close(response["reward"], reward)
     assert close(found.metrics[1]["weight_mean"], metric)
 
@@ -73,14 +73,18 @@ def test_a_record_holds_what_the_format_says(tmp_path):
     assert found.responses == [
         {
             "step": 3, "row": 2, "rank": 0, "prompt": "3 + 4", "tokens": ["So ", "\\boxed{", "7", "}"],
-            "mask": [1, 1, 1, 1], "saliency": [0.5] * 4, "weight": [1.0] * 4, "advantage": -1.0,
+            "mask": [1, 1, 1, 1], "score": [0.5] * 4, "weight": [1.0] * 4, "advantage": -1.0,
             "answer": {"start": 1, "end": 4, "content_start": 2, "content_end": 3}, "reward": 0.0, "weighted": True,
         }
     ]
-    assert found.settings["options"]["std"] == 0.5 and found.settings["bounds"] == [0.5, 5.0]
-    assert "dump_dir" not in found.settings["options"]
-    Writer(tmp_path).write_settings(GrailConfig(weighting="oar_g"), (-math.inf, math.inf))
-    assert read(tmp_path).settings["bounds"] is None
+    options = found.settings["options"]
+    assert options["std"] == 0.5 and (options["score"], options["weights"]) == ("saliency", "standardised")
+    assert found.settings["bounds"] == [0.5, 5.0]
+    assert "dump_dir" not in options
+    Writer(tmp_path).write_settings(GrailConfig(score="oar_g", weights="reshaped"), (-math.inf, math.inf))
+    settings = read(tmp_path).settings
+    assert settings["bounds"] is None
+    assert (settings["options"]["score"], settings["options"]["weights"]) == ("oar_g", "reshaped")
 
 
 @given(st.integers(0, 400))
@@ -124,6 +128,6 @@ def test_a_folder_without_records_is_named(tmp_path, settings):
 
 
 def test_lines_are_plain_json(tmp_path):
-    filled(tmp_path, record(tokens=["\ud800"] * 4, saliency=[math.nan, math.inf, 0.0, 1.23456789]))
+    filled(tmp_path, record(tokens=["\ud800"] * 4, score=[math.nan, math.inf, 0.0, 1.23456789]))
     (line,) = (tmp_path / "responses-0.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(line)["saliency"] == [None, None, 0.0, 1.23457] and json.loads(line)["tokens"] == ["?"] * 4
+    assert json.loads(line)["score"] == [None, None, 0.0, 1.23457] and json.loads(line)["tokens"] == ["?"] * 4

@@ -3,8 +3,6 @@
 import json
 import re
 import statistics as stdlib
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import asdict
 from fractions import Fraction
@@ -17,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from grail_verl.__main__ import main
 from grail_verl.credit.answer import AnswerSpan
 from grail_verl.credit.config import GrailConfig
 from grail_verl.look import records
-from grail_verl.look.report import __main__ as command
 from grail_verl.look.report.colours import DARK, LIGHT
 from grail_verl.look.report.figures import figures
 from grail_verl.look.report.page import page
@@ -32,7 +30,7 @@ ANSWER = AnswerSpan(4, 7, 5, 6)
 def response(step: int, weight: list, **changes) -> dict:
     """Four tokens before an answer of three."""
     record = {
-        "step": step, "row": 0, "prompt": "?", "tokens": list("abcd{7}"), "mask": [1] * 7, "saliency": [1.0] * 7,
+        "step": step, "row": 0, "prompt": "?", "tokens": list("abcd{7}"), "mask": [1] * 7, "score": [1.0] * 7,
         "weight": [*weight, 1.0, 5.0, 1.0], "advantage": -1.0, "answer": ANSWER, "reward": 0.0, "weighted": True,
     }  # fmt: skip
     return {**records.response_record(**{**record, **changes}), "rank": 0}
@@ -49,14 +47,14 @@ RUN = (
     response(1, [1.5, 2.0, 9.0, float("nan")], mask=[1, 1, 0, 1, 1, 1, 1]),
     response(3, [0.5, 1.0, 1.0, 5.0]),
     response(3, [1.0] * 4, weighted=False),
-    response(3, [1.0] * 4, answer=None),
+    response(3, [1.0] * 4, weighted=False, answer=None),
     response(3, [1.0] * 4, mask=[0] * 4 + [1] * 3),
 )
 
 
 def test_the_numbers_of_a_run_by_hand():
     found = of(*RUN, metrics={1: {"weight_mean": 1.5}, 3: {"weight_mean": None, "other": 2.0}})
-    counts = {"total": 7, "correct": 1, "wrong": 6, "with_answer": 6, "weighted": 6, "without_reward": 0, "steps": 2,
+    counts = {"total": 7, "correct": 1, "wrong": 6, "with_answer": 6, "weighted": 5, "without_reward": 0, "steps": 2,
               "first_step": 1, "last_step": 3}  # fmt: skip
     assert found["responses"] == counts
 
@@ -101,6 +99,30 @@ def test_without_a_reward_the_advantage_tells_and_without_bounds_nothing_is_clip
     assert found["responses"]["correct"] == 1 and found["responses"]["without_reward"] == 4
     assert found["bounds"] is None and found["histogram"]["wrong"]["at_low"] is None
     assert "does not clip" in figures(found)[1].caption
+
+
+def test_a_weighted_response_without_an_answer_counts_to_its_end():
+    """As by a score that is not about an answer."""
+    found = of(response(1, [0.5, 1.0, 1.5, 2.0], answer=None), response(2, [0.5] * 4, answer=None, weighted=False))
+    assert found["responses"]["weighted"] == 1 and found["position"]["wrong"]["responses"] == 1
+    assert found["histogram"]["wrong"]["tokens"] == 7
+    assert found["heatmap"]["wrong"]["steps"] == [1]
+    thirds = [found["thirds"]["wrong"][third]["mean"][0] for third in ("first", "middle", "last")]
+    assert thirds == pytest.approx([
+        (0.5 + 1.0 + 1.5 / 3) / (7 / 3), (2 / 3 * 1.5 + 2.0 + 2 / 3 * 1.0) / (7 / 3), (1.0 / 3 + 5.0 + 1.0) / (7 / 3)
+    ])  # fmt: skip
+
+
+def test_the_page_calls_the_score_by_its_name(tmp_path):
+    report_records.write_run(tmp_path, steps=[1], config=GrailConfig(score="surprise", weights="proportional"))
+    found = records.read(tmp_path)
+    drawn = numbers(found)
+    html = page(found, drawn, []).decode()
+    assert "were weighted by the surprise of their tokens." in html and "saliency" not in html
+    assert data_of(html)["score"] == "surprise"
+    shown = data_of(html)["responses"]
+    assert shown[0]["score"] == pytest.approx(found.responses[0]["score"], rel=5e-3)
+    assert [one["score"] is None for one in shown] == [one["score"][0] is None for one in found.responses]
 
 
 def test_rounding_in_the_records_hides_no_token_at_a_bound():
@@ -184,7 +206,7 @@ def test_figures_draw_the_numbers():
     np.testing.assert_array_equal(line.get_ydata(), [1.5, np.nan, 2.0])
 
 
-@pytest.mark.parametrize("changes", [{"weighted": False}, {"answer": None}, {"mask": [0] * 7}])
+@pytest.mark.parametrize("changes", [{"weighted": False}, {"weighted": False, "answer": None}, {"mask": [0] * 7}])
 def test_without_a_weighted_token_there_is_no_figure_of_weights(changes):
     assert figures(of(response(1, [1.0] * 4, **changes), response(2, [1.0] * 4, **changes))) == []
 
@@ -218,7 +240,7 @@ def test_a_page_takes_nothing_for_markup(tmp_path):
     hostile = '</script><script>alert(1)</script><!--"&'
     report_records.write_run(tmp_path, steps=[1], words=report_records.HOSTILE, prompt=hostile, metrics=False)
     found = records.read(tmp_path)
-    found.settings["version"] = hostile
+    found.settings["version"] = found.settings["options"]["score"] = hostile
     found.metrics[1] = {hostile: 1.0}
     found.responses[0]["tokens"][0] = "\ud800"  # half a character, which UTF-8 has not
     drawn = numbers(found)
@@ -258,7 +280,7 @@ def test_a_page_holds_an_even_sample_where_all_would_be_too_much(tmp_path):
 
 def test_the_command_writes_page_numbers_and_pictures(tmp_path, capsys):
     folder = report_records.write_run(tmp_path / "run", steps=[1, 2])
-    command.main([str(folder)])
+    main(["report", str(folder)])
     written = folder / "report"
     assert capsys.readouterr().out.strip() == str(written / "report.html")
     drawn = json.loads((written / "numbers.json").read_text())
@@ -286,14 +308,13 @@ def test_the_command_writes_page_numbers_and_pictures(tmp_path, capsys):
 def test_a_folder_without_records_ends_the_command(make, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "run")
-    with pytest.raises(SystemExit, match=f"grail_verl.report: run {says}"):
-        command.main(["run"])
+    with pytest.raises(SystemExit, match=f"grail-verl report: run {says}"):
+        main(["report", "run"])
     assert not (tmp_path / "run" / "report").exists()
 
 
-def test_the_command_line_says_what_is_missing(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-m", "grail_verl.report", "run"], capture_output=True, text=True, cwd=tmp_path, timeout=120
-    )
-    assert run.returncode == 1 and "Traceback" not in run.stderr
-    assert "grail_verl.report: run holds no records of responses and their weights" in run.stderr
+def test_a_report_that_cannot_be_written_ends_the_command(tmp_path):
+    folder = report_records.write_run(tmp_path / "run", steps=[1])
+    (folder / "report").write_text("a file")
+    with pytest.raises(SystemExit, match="^grail-verl report: .*File exists"):
+        main(["report", str(folder)])

@@ -9,8 +9,9 @@ import report_records
 from playwright.sync_api import expect, sync_playwright
 from report_records import HOSTILE, WORDS
 
+from grail_verl.credit.config import GrailConfig
 from grail_verl.look import records
-from grail_verl.look.report.__main__ import write
+from grail_verl.look.report.report import write
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
@@ -168,7 +169,7 @@ def test_the_pointer_finds_a_tokens_numbers(opened, report):
         text = note.inner_text()
         assert f"Token {place + 1} of {len(first['tokens'])}" in text
         assert float(re.search(r"weight ([\d.]+)", text)[1]) == pytest.approx(first["weight"][place], rel=5e-3)
-        assert float(re.search(r"saliency ([\d.e+-]+)", text)[1]) == pytest.approx(first["saliency"][place], rel=5e-3)
+        assert float(re.search(r"saliency ([\d.e+-]+)", text)[1]) == pytest.approx(first["score"][place], rel=5e-3)
         box, view = note.bounding_box(), page.viewport_size
         assert box["x"] >= 0 and box["x"] + box["width"] <= view["width"] and box["y"] >= 0
         assert box["y"] + box["height"] <= view["height"]
@@ -264,10 +265,10 @@ def test_text_stands_out_light_and_dark(opened):
 
 
 def test_where_nothing_is_known_the_page_says_so(opened, tmp_path):
-    """No reward, no saliency, no answer, one step, numbers that are not finite."""
+    """No reward, no score, no answer, one step, numbers that are not finite."""
     folder = report_records.write_run(
-        tmp_path / "run", steps=[4], metrics=False, bounds=(0.0, float("inf")), reward=None, saliency=None, answer=None,
-        weighted=False, advantage=float("nan"),
+        tmp_path / "run", steps=[4], metrics=False, bounds=(0.0, float("inf")), reward=None, score=None, answer=None,
+        weighted=False, advantage=float("nan"), config=GrailConfig(score="surprise"),
     )  # fmt: skip
     (folder / "report").mkdir()
     page = opened(path=write(folder / "report", records.read(folder)))
@@ -276,6 +277,6 @@ def test_where_nothing_is_known_the_page_says_so(opened, tmp_path):
     expect(page.get_by_role("group", name="Reward").get_by_label("from")).to_be_disabled()
     expect(page.locator("#wrong article")).to_have_count(10)
     page.locator("#wrong .token").first.hover()
-    expect(page.get_by_role("tooltip")).to_contain_text("no saliency")
+    expect(page.get_by_role("tooltip")).to_contain_text("no surprise")
     expect(page.locator("#wrong article").first).to_contain_text("no reward · advantage unknown")
     expect(page.locator("#wrong article").first).to_contain_text("no answer · not weighted")

@@ -3,8 +3,8 @@
 import random
 from types import SimpleNamespace
 
+import by_hand
 import numpy as np
-import oar_g
 import pytest
 import tiny
 import torch
@@ -195,7 +195,7 @@ def test_scores_are_those_of_training_and_their_definitions():
         entropy = torch.distributions.Categorical(logits=logprobs[:end]).entropy().detach().numpy()
         assert by_name["entropy"] == pytest.approx(entropy, rel=1e-4)
         span = range(response.answer.start, end)
-        expected = oar_g.scores(model, ids[0], first, span, len(response.tokens))[:end]
+        expected = by_hand.oar_g(model, ids[0], first, span, len(response.tokens))[:end]
         assert by_name["oar_g"] == pytest.approx(np.array(expected), rel=0.02, abs=0.01 * max(expected))
 
         weights = credit.token_weights(response, names, scores_KT)

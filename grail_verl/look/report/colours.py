@@ -15,7 +15,7 @@ class Theme:
     grid: hairlines.
     control: edges of what can be operated.
     correct, wrong: outcomes.
-    low, middle, high: weights below, at and above that of average saliency.
+    low, middle, high: weights below, at and above `mean`, the middle of the colours.
     missing: where there is no number.
     """
 

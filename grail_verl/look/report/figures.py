@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -118,8 +118,8 @@ def _position(numbers: Mapping, known: Sequence[str]) -> Drawing:
     return Drawing(
         "position",
         "Weight on the way to the answer",
-        "Mean over responses, band: ± its standard error. 0% is the first token, 100% the answer. Dotted: "
-        "the weight of average saliency.",
+        "Mean over responses, band: ± its standard error. 0% is the first token, 100% the answer, or the end without "
+        f"one. Dotted: a weight of {numbers['mean']:g}.",
         f"Mean weight from the first token to the answer. {said}.",
         paint,
     )

@@ -2,7 +2,7 @@
 // Responses as coloured tokens, chosen and ordered by the form. Their text reaches the page as text nodes alone.
 
 const AT_ONCE = 10, TOKENS_AT_ONCE = 5000; // of an outcome, whichever is met first
-const { mean, spread, prompts, responses } = JSON.parse(document.getElementById("data").textContent);
+const { mean, spread, score: scoreName, prompts, responses } = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("choice");
 const field = (name) => form.elements.namedItem(name);
 const note = document.getElementById("note");
@@ -55,11 +55,11 @@ function token(response, place) {
 }
 
 function description(response, place) {
-  const saliency = response.saliency === null ? null : response.saliency[place];
+  const score = response.score === null ? null : response.score[place];
   const lines = [
     `Token ${place + 1} of ${response.tokens.length}: ${visible(JSON.stringify(response.tokens[place]))}`,
     `weight ${shortened(response.weight[place])}`,
-    saliency === null ? "no saliency" : `saliency ${shortened(saliency)}`,
+    score === null ? `no ${scoreName}` : `${scoreName} ${shortened(score)}`,
   ];
   if (isAnswer(response, place)) {
     const [, start, end] = response.answer;

@@ -36,12 +36,13 @@ def page(records: Records, numbers: Mapping, drawings: Sequence[Drawing], limit:
     style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     style = Template(style).substitute(light=_properties(LIGHT), dark=_properties(DARK))
     metrics = [drawing for drawing in drawings if drawing.name.startswith("metric-")]
+    score = records.settings["options"]["score"]
     parts = {
         "policy": "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src {_source(style)}; script-src {_source(script)}",
         "style": style,
         "script": script,
-        "overview": "".join(f"<p>{escape(sentence)}</p>" for sentence in _overview(numbers)),
+        "overview": "".join(f"<p>{escape(sentence)}</p>" for sentence in _overview(numbers, score)),
         "weights": _gallery([drawing for drawing in drawings if drawing not in metrics])
         or "<p>No response was weighted, so there are no weights to draw.</p>",
         "metrics": _gallery(metrics) or "<p>These records hold no metrics: they were not made in training.</p>",
@@ -65,19 +66,19 @@ def page(records: Records, numbers: Mapping, drawings: Sequence[Drawing], limit:
             )
         return template.substitute(parts, shown=said, data=_json(data)).encode(errors="replace")
 
-    data = {"mean": numbers["mean"], "spread": numbers["spread"], "prompts": [], "responses": []}
+    data = {"mean": numbers["mean"], "spread": numbers["spread"], "score": score, "prompts": [], "responses": []}
     prompts, responses = _sample(records.responses, limit - len(filled(data, 0)) - 100)  # digits of `shown`
     return filled({**data, "prompts": prompts, "responses": responses}, len(responses))
 
 
-def _overview(numbers: Mapping) -> list[str]:
+def _overview(numbers: Mapping, score: str) -> list[str]:
     of = numbers["responses"]
     steps = f"step {of['first_step']}"
     if of["steps"] > 1:
         steps = f"{of['steps']:,} steps, {of['first_step']} to {of['last_step']}"
     sentences = [
         f"{of['total']:,} responses of {steps}: {of['correct']:,} correct, {of['wrong']:,} wrong. "
-        f"{of['with_answer']:,} have an answer, {of['weighted']:,} were weighted by the saliency of their tokens."
+        f"{of['with_answer']:,} have an answer, {of['weighted']:,} were weighted by the {score} of their tokens."
     ]
     if of["weighted"] < of["total"]:
         sentences.append("The others keep weight 1 before the answer, and are in no figure of weights.")
@@ -147,7 +148,7 @@ def _size(value: object) -> int:
 
 def _compact(response: Mapping, prompt: int) -> dict:
     """What page.js reads: numbers to the digits that it shows, lists that say nothing as null."""
-    saliency, mask, answer = response["saliency"], response["mask"], response["answer"]
+    score, mask, answer = response["score"], response["mask"], response["answer"]
     return {
         **{name: response[name] for name in ("step", "rank", "row", "reward", "weighted", "tokens")},
         "prompt": prompt,
@@ -155,7 +156,7 @@ def _compact(response: Mapping, prompt: int) -> dict:
         "advantage": _digits(response["advantage"], 4),
         "answer": answer and [answer[name] for name in ("start", "content_start", "content_end", "end")],
         "weight": [_digits(value, 4) for value in response["weight"]],
-        "saliency": None if all(value is None for value in saliency) else [_digits(value, 3) for value in saliency],
+        "score": None if all(value is None for value in score) else [_digits(value, 3) for value in score],
         "mask": None if all(mask) else mask,
     }
 

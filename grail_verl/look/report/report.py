@@ -24,7 +24,9 @@ def run(options: argparse.Namespace) -> None:
     with mendable(ValueError):
         found = records.read(options.folder)
     if not found.responses:
-        raise CommandError(f"{options.folder} holds settings but no responses yet: was the run ended in its first step?")
+        raise CommandError(
+            f"{options.folder} holds settings but no responses yet: was the run ended in its first step?"
+        )
     with mendable(OSError):
         print(write(options.folder / "report", found))
 

@@ -1,7 +1,8 @@
 """Every number that a figure draws, from the records of a run: means over responses, shares of tokens.
 
 Between records.py and figures.py. A response counts in the means and the histogram if it was weighted and has tokens of
-its own before its answer; a token, if the policy wrote it (response_mask). Shapes: S steps, P bins of position.
+its own before its answer, or any where it has none; a token, if the policy wrote it (response_mask). Shapes: S steps, P
+bins of position.
 """
 
 import math
@@ -100,9 +101,9 @@ def numbers(records: Records) -> dict:
 
 
 def before_answer(response: Mapping) -> np.ndarray:
-    """(start,) float64: the weights of the tokens before the answer, NaN where the policy wrote none; empty without an
-    answer."""
-    start = response["answer"]["start"] if response["answer"] else 0
+    """(start,) float64: the weights of the tokens before the answer, of all where there is none; NaN where the policy
+    wrote none."""
+    start = response["answer"]["start"] if response["answer"] else len(response["weight"])
     weights = np.array(response["weight"][:start], dtype=float)  # None, what was not finite, is NaN
     return np.where(np.array(response["mask"][:start], dtype=bool), weights, np.nan)
 
