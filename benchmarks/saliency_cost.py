@@ -4,14 +4,14 @@ Built from verl's own config: a Qwen3 of the given dimensions with random weight
 iteration of verl's GRPO update over the batch; the same after GRAIL's hook; the same after the published procedure,
 a full forward and backward of every response with logits at every position; then the floor, one forward and one
 input-gradient backward of exactly the hook's tokens through the bare model (for OAR-G another forward), and the hook
-where no response needs a pass. The table shows every part. Medians make the ratios on the last line, one JSON object;
+where no response has an answer. The table shows every part. Medians make the ratios on the last line, one JSON object;
 the iteration is verl's own code three times, so its median is over all three:
 
     update_ratio_1, update_ratio_N   (hook + N iterations) / N iterations
     cost_vs_published_N              the hook, once / the published procedure, N times
     peak_memory_ratio                peak of the hook / peak of the update, above what lies in memory before
-    vs_floor                         the hook's saliency pass / the floor
-    no_pass_ms                       the hook where no response needs a pass
+    vs_floor                         the hook's pass / the floor, for saliency and oar_g
+    no_answer_ms                     the hook where no response has an answer: saliency and oar_g make no pass then
 
     python benchmarks/saliency_cost.py              # 31 M parameters, on two cores; --help for other cases
 """
@@ -33,6 +33,11 @@ from unittest import mock
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 
+WEIGHTS_OF = {
+    "saliency": "standardised", "oar_g": "reshaped", "surprise": "proportional", "entropy": "top_share"
+}  # as the presets pair them; of surprise, every response is weighted
+
+
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -48,7 +53,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", default=8, help="responses on each rank", **whole)
     parser.add_argument("--prompt", default=64, help="tokens", **whole)
     parser.add_argument("--response", default=448, help="tokens", **whole)
-    parser.add_argument("--weighting", choices=("grail", "oar_g"), default="grail", help="oar_g weights every response")
+    parser.add_argument("--score", choices=WEIGHTS_OF, default="saliency", help="all but saliency score every response")
+    parser.add_argument("--entropy-known", action="store_true", help="verl's V1 trainer has computed it: no pass")
     parser.add_argument("--share", type=float, default=0.5, help="of the responses that are reweighted")
     parser.add_argument("--answer-at", type=float, default=0.97, help="where the answer ends, of the response")
     parser.add_argument("--tokens-per-gpu", default=2048, help="budget of a micro-batch", **whole)
@@ -68,7 +74,9 @@ def overrides(case) -> list[str]:
     actor = "actor_rollout_ref.actor"
     return [
         "algorithm.adv_estimator=grail",
-        f"+algorithm.grail.weighting={case.weighting}",
+        f"+algorithm.grail.score={case.score}",
+        f"+algorithm.grail.weights={WEIGHTS_OF[case.score]}",
+        *(["+algorithm.grail.rollouts=all"] if case.score == "surprise" else []),
         f"{actor}.strategy={case.strategy}",
         f"{actor}.fsdp_config.mixed_precision.param_dtype={case.precision}",
         f"{actor}.ppo_max_token_len_per_gpu={case.tokens_per_gpu}",
@@ -115,13 +123,16 @@ def rollout(case, rank: int, *, answered: bool = True):
             response[end - len(answer) : end] = answer
         responses.append(response)
     wrong = round(case.rows * case.share)
-    return tiny.rollout_batch(
+    batch = tiny.rollout_batch(
         responses,
         [-1.0] * wrong + [1.0] * (case.rows - wrong),
         seed=rank,
         prompt_lengths=(case.prompt, case.prompt),
         mini_batch_size=case.rows * case.ranks,
     )
+    if case.entropy_known:
+        batch["entropy"] = -batch["old_log_probs"]
+    return batch
 
 
 def published_pass(worker, mini_batch) -> None:
@@ -176,7 +187,7 @@ def floor(model, worker, case, batch) -> None:
     for ids, response, advantage in zip(
         batch["input_ids"].unbind(), batch["responses"].unbind(), batch["advantages"].unbind(), strict=True
     ):
-        if advantage[0] < 0 or case.weighting == "oar_g":
+        if advantage[0] < 0 or case.score == "oar_g":
             span = locator.locate(response.tolist())
             rows.append(ids[: len(ids) - len(response) + span.end])
     answer = span.end - span.start  # rows of one length and one answer
@@ -184,7 +195,7 @@ def floor(model, worker, case, batch) -> None:
     for first in range(0, len(rows), rows_at_once):
         ids = torch.stack(rows[first : first + rows_at_once]).to(model.device)
         embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
-        for graph in (False, True) if case.weighting == "oar_g" else (True,):
+        for graph in (False, True) if case.score == "oar_g" else (True,):
             with (
                 torch.autocast(get_device_name(), torch.bfloat16, enabled=case.precision == "bf16"),
                 torch.set_grad_enabled(graph),
@@ -267,11 +278,12 @@ def measure(rank: int, case, folder: str) -> dict:
             if work is not None:
                 timed(procedure, work)
             timed(f"iteration, {procedure}", TrainingWorker.train_mini_batch, worker)
-        timed("floor", floor, bare, worker, case)
+        if case.score in ("saliency", "oar_g"):
+            timed("floor", floor, bare, worker, case)
         for data in [rollout(case, rank, answered=False) for _ in range(10)]:
             began = time.perf_counter()  # the hook ends with a collective: no barrier on the clock
             worker.reweight_advantages(data)
-            samples["no pass"].append(time.perf_counter() - began)
+            samples["no answer"].append(time.perf_counter() - began)
 
     one_round()  # from here on the optimizer has its state
     samples.clear()
@@ -309,8 +321,9 @@ def main() -> None:
     ratios = {f"update_ratio_{count}": 1 + of["GRAIL"] / (count * iteration) for count in sorted({1, n})}
     ratios[f"cost_vs_published_{n}"] = of["GRAIL"] / (n * of["published"])
     ratios["peak_memory_ratio"] = hook / update
-    ratios["vs_floor"] = of["its pass"] / of["floor"]
-    ratios["no_pass_ms"] = 1000 * of["no pass"]
+    if "floor" in of:
+        ratios["vs_floor"] = of["its pass"] / of["floor"]
+    ratios["no_answer_ms"] = 1000 * of["no answer"]
     print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
 
 

@@ -1,8 +1,8 @@
-"""Rules of credit worked out without grail_verl: one response at a time, scores on the plain model, weights by loops over
-numbers. Each test that compares with the code under test takes its other side from here.
+"""Rules of credit worked out without grail_verl: one response at a time, scores on the plain model, weights by loops
+over numbers. Each test that compares with the code under test takes its other side from here.
 
-METHOD leaves OAR-G's noise to chance; which noise a response gets is ours, and repeated here: a generator seeded with the
-CRC-32 of its tokens up to the answer's end.
+METHOD leaves OAR-G's noise to chance; which noise a response gets is ours, and repeated here: a generator seeded with
+the CRC-32 of its tokens up to the answer's end.
 """
 
 import math

@@ -2,8 +2,8 @@
 
 `compare` builds the real worker from verl's own config, hands it a rollout batch, and holds what the hook made of
 the advantages against `answer_saliency` and `token_weights` on the unsharded model, one response at a time. Then
-it holds verl's update with the hook against verl's own worker on advantages rescaled beforehand. Scores and weights other
-than GRAIL's are worked out by by_hand.py.
+it holds verl's update with the hook against verl's own worker on advantages rescaled beforehand. Scores and weights
+other than GRAIL's are worked out by by_hand.py.
 """
 
 import dataclasses
@@ -115,8 +115,8 @@ def expected_advantages(model, data, config: GrailConfig, tokenizer=None) -> lis
 
 
 def expected_of_ranks(model, of_ranks: list, config: GrailConfig, tokenizer=None) -> list[list[torch.Tensor]]:
-    """Each rank's advantages by the unsharded model, one response at a time: answer_saliency and token_weights for GRAIL,
-    by_hand.py for the other scores and weights."""
+    """Each rank's advantages by the unsharded model, one response at a time: answer_saliency and token_weights for
+    GRAIL, by_hand.py for the other scores and weights."""
     locator = AnswerLocator(tokenizer or tiny.tokenizer(), config.occurrence)
     rows = [
         _response(model, data, row, config, locator, advantage, temperature)

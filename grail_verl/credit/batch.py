@@ -38,13 +38,13 @@ class RolloutBatch:
         answers: B, where answer_BT and content_BT come from.
 
     None where nobody handed them over. A rule that names one of these in its `needs` is refused before training where
-    the settings tell that it will lack, and ends the run at its first batch otherwise:
+    the settings tell that it will lack, and else ends the run at the first batch that lacks it:
 
         rewards_B: float32, each response's score, a penalty left out. All of verl's trainers have it; JSON lines of
             one's own may not.
         groups: B, responses to one prompt have the same. All of verl's trainers have it.
-        old_log_probs_BT: float32, log p of each token at the rollout's temperature, by the policy before the update, or
-            with verl's bypass_mode by the rollout itself. All of verl's trainers have it, responses out of files do not.
+        old_log_probs_BT: float32, log p of each token at the rollout's temperature, by the policy before the update,
+            or with verl's bypass_mode by the rollout itself. All of verl's trainers have it, files do not.
         entropy_BT: float32, of the distribution that each token was drawn from, before top_k and top_p. The V1 trainer
             has it unless it skips old log-probs (bypass_mode); V0 takes it away before the update.
 

@@ -1,9 +1,9 @@
 """The gradient of a loss with respect to an activation (the leaf) of a causal language model, and logits where they are
 asked for: passes that scores are made by.
 
-On the data's way within the scores: options → responses → answers → *scores* → weights → advantages. Knows torch and the
-manner of transformers' causal language models; nothing of verl, Ray or FSDP. The model handed in may be wrapped by FSDP
-or PEFT: hooks go on the inner modules, the wrapper is what is called.
+On the data's way within the scores: options → responses → answers → *scores* → weights → advantages. Knows torch and
+the manner of transformers' causal language models; nothing of verl, Ray or FSDP. The model handed in may be wrapped by
+FSDP or PEFT: hooks go on the inner modules, the wrapper is what is called.
 
 Shapes: B rows, S input positions (a packed micro-batch is one row), N positions at which the head runs, D hidden size,
 V vocabulary.

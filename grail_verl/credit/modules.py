@@ -1,7 +1,7 @@
 """Rules in modules of one's own (`algorithm.grail.modules`), imported so that they register themselves.
 
-At the start of the data's way: *options* → responses → answers → scores → weights → advantages. A module is imported in the
-driver, before the options are checked, and in every worker.
+At the start of the data's way: *options* → responses → answers → scores → weights → advantages. A module is imported
+in the driver, before the options are checked, and in every worker.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """Rows of a pass through a model: up to the end of the tokens in question, into micro-batches and back.
 
-On the data's way within the scores: options → responses → answers → *scores* → weights → advantages; between whoever runs
-the pass (hook/engine_pass.py in training, look/attribute.py after the fact) and a score's `from_model`. Knows torch alone.
+On the data's way within the scores: options → responses → answers → *scores* → weights → advantages; between whoever
+runs the pass (hook/engine_pass.py in training, look/attribute.py after the fact) and a score's `from_model`.
 
 Shapes: B rows of a micro-batch, S input positions, R responses, N tokens in question.
 """

@@ -71,8 +71,8 @@ class Rule:
         self.refuse_lacking((field.name for field in fields(batch) if getattr(batch, field.name) is None), who)
 
     def can_weigh(self, batch: RolloutBatch) -> Tensor:
-        """(B,) bool: responses that the weights select, with a token of the policy's, and with an answer where the score
-        is about one."""
+        """(B,) bool: responses that the weights select, with a token of the policy's, and with an answer where the
+        score is about one."""
         can_B = self.weights.selected(batch) & batch.response_mask_BT.any(dim=-1)
         return can_B & batch.answered_B if self.score.needs_answer else can_B
 

@@ -1,4 +1,4 @@
-"""The paper's benchmarks: `grail-verl data`, `grail-verl evaluate` and `grail-verl compare`. Knows reward/, credit/answer.
+"""The paper's benchmarks: `grail-verl data`, `evaluate` and `compare`. Knows reward/ and credit/answer.
 
     data → problems → settings → ../model → validation (verl's, offline) or server (vLLM's, running)
          → results → bootstrap

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
-from test_main_ppo import FSDP2, boxing_policy, check, problems, train
+from runs import FSDP2, boxing_policy, check, problems, train
 
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(find_spec("vllm") is None, reason="needs the extra cpu-vllm")]
 

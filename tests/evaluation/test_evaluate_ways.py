@@ -20,7 +20,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, ConfigDict
-from test_main_ppo import boxing_policy
+from runs import boxing_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grail_verl.__main__ import main

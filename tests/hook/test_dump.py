@@ -118,13 +118,13 @@ def test_saliency_is_the_plain_models_where_a_pass_was_run(dumped, folders):
         assert record["answer"] == (None if span is None else dataclasses.asdict(span))
         assert record["weighted"] == (span is not None and record["advantage"] < 0)
         if not record["weighted"]:
-            assert record["saliency"] == [None] * len(response)
+            assert record["score"] == [None] * len(response)
         elif record["step"] == 1:
             answer = torch.zeros(1, len(response), dtype=torch.bool)
             answer[0, span.start : span.end] = True
             ids = torch.cat([prompt, response])[None]
             scores = answer_saliency(model, ids, torch.ones_like(ids), len(response), answer, temperature=0.8)
-            assert record["saliency"] == pytest.approx(scores[0].tolist(), rel=1e-4, abs=1e-6)
+            assert record["score"] == pytest.approx(scores[0].tolist(), rel=1e-4, abs=1e-6)
             compared += 1
     assert compared > 1
 

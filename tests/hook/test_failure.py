@@ -58,7 +58,7 @@ def all_ranks_fail(rank: int, folders: dict) -> dict:
             report[name, place] = harness.state(worker) == before and worker.engine.mode is None
             handle.remove()
             worker.reweight_advantages(harness.rollout(rank))  # and the next pass runs
-    worker = Case("tied", "fsdp2", {"weighting": "oar_g"}).actor(folders, "grail")
+    worker = Case("tied", "fsdp2", {"score": "oar_g", "weights": "reshaped"}).actor(folders, "grail")
     for forward, how in (("clean", fail), ("noisy", fail_second())):
         handle = break_at(worker.engine.module, "layers.1.mlp", how)
         before = harness.state(worker)

@@ -5,18 +5,15 @@ FSDP2 with packed rows is what the resumed run trains; every other way to run ve
 """
 
 import json
-import math
-import os
-import subprocess
-import sys
+import textwrap
 import time
 from collections import Counter
 
-import pandas as pd
 import pytest
-import tiny
+from runs import FSDP2, boxing_policy, check, main_ppo, problems, train
 
-from grail_verl.look import attribute, records
+from grail_verl import __main__ as command
+from grail_verl.look import records
 
 pytestmark = pytest.mark.end_to_end
 
@@ -36,7 +33,6 @@ if os.environ.get("RANK") == "1":
     torch.nn.modules.module.register_module_forward_pre_hook(fail)
 """
 
-FSDP2 = ["actor_rollout_ref.actor.strategy=fsdp2", "actor_rollout_ref.actor.use_dynamic_bsz=True"]
 KL = "actor_rollout_ref.actor.use_kl_loss=True"
 
 # name: (verl's overrides, what some step's metrics have to exceed)
@@ -66,82 +62,12 @@ RUNS = {
 }
 
 
-def boxing_policy(folder, **sizes) -> None:
-    """A model that has learned the form `3 + 4 = d, so \\boxed{d}` d = 6 or 7 at even odds, in seconds."""
-    tokenizer = tiny.tokenizer()
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "3 + 4"}], add_generation_prompt=True,
-                                           tokenize=False)
-    tiny.teach(folder, tokenizer, [f"{prompt}3 + 4 = {digit}, so \\boxed{{{digit}}}<|im_end|>" for digit in (6, 7)],
-               **sizes)
-
-
-def problems(path) -> None:
-    """Every other one cannot be solved: its responses are of one mind."""
-    rows = [
-        {
-            "data_source": "sums",
-            "prompt": [{"role": "user", "content": "3 + 4"}],
-            "reward_model": {"style": "rule", "ground_truth": ground_truth},
-            "extra_info": {"index": index},
-        }
-        for index, ground_truth in enumerate(["7", "none"] * 4)
-    ]
-    pd.DataFrame(rows).to_parquet(path)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     boxing_policy(folder / "policy")
     problems(folder / "problems.parquet")
     return folder
-
-
-def main_ppo(home, log: str, *overrides: str, timeout: int = 600) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable, "-m", "verl.trainer.main_ppo", "+grail=cpu", "algorithm.adv_estimator=grail",
-        "+algorithm.grail.rollouts=all",
-        f"data.train_files={home}/problems.parquet", f"data.val_files={home}/problems.parquet", "data.shuffle=False",
-        "data.train_batch_size=2", "data.max_prompt_length=32", "data.max_response_length=24",
-        f"actor_rollout_ref.model.path={home}/policy", "actor_rollout_ref.actor.optim.lr=1e-3",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=2", "actor_rollout_ref.actor.ppo_epochs=2",
-        "actor_rollout_ref.rollout.n=8", "actor_rollout_ref.rollout.calculate_log_probs=True",
-        "reward.custom_reward_function.path=pkg://grail_verl.reward",
-        "trainer.n_gpus_per_node=2", "trainer.total_training_steps=2",
-        "trainer.val_before_train=False", "trainer.test_freq=-1", "trainer.save_freq=-1", "trainer.resume_mode=disable",
-        f"trainer.default_local_dir={home}/checkpoints", f"hydra.run.dir={home}/hydra", *overrides,
-    ]
-    environment = {**os.environ, "VERL_FILE_LOGGER_PATH": str(home / log), "VERL_PLATFORM": "cpu"}
-    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=timeout)
-
-
-def train(home, log: str, *overrides: str, **limits) -> dict[int, dict]:
-    """Metrics by step of a run that ended well."""
-    done = main_ppo(home, log, *overrides, **limits)
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
-    metrics: dict[int, dict] = {}
-    for line in map(json.loads, (home / log).read_text().splitlines()):
-        metrics.setdefault(line["step"], {}).update(line["data"])
-    return metrics
-
-
-def check(metrics: dict[int, dict]) -> None:
-    """Of every step but the validation before the first."""
-    steps = sorted(metrics.keys() - {0})
-    assert steps[:2] == [1, 2]
-    for step in steps:
-        grail = {name.removeprefix("actor/grail/"): value for name, value in metrics[step].items() if "grail" in name}
-        assert sorted(grail) == sorted([
-            "weight_mean", "weight_std", "weight_min", "weight_max", "clip_frac_min", "clip_frac_max",
-            "answer_found_rate", "reweighted_rate", "advantage_scale_ratio", "nonfinite_rows", "saliency_rows",
-            "saliency_seconds",
-        ])
-        assert grail["answer_found_rate"] > 0.5 and grail["nonfinite_rows"] == 0
-        assert math.isfinite(metrics[step]["actor/grad_norm"])
-        if metrics[step].get("training/off_policy/trajectory_staleness_worst/max", 0) == 0:  # by this step's policy
-            assert metrics[step]["training/rollout_probs_diff_max"] < 1e-5
-    # Half of the groups are solvable, and eight responses at even odds are hardly ever of one mind.
-    assert max(metrics[step]["actor/grail/saliency_rows"] for step in steps) > 0
 
 
 def check_against_rollouts(responses: list[dict], folder) -> None:
@@ -156,8 +82,9 @@ def check_against_rollouts(responses: list[dict], folder) -> None:
 
 def check_against_attribution(responses: list[dict], home) -> None:
     """What attribution makes of the first policy's part of verl's dump: the same, from text alone."""
-    attribute.main([
-        f"{home}/policy", "--rollouts", f"{home}/rollouts/1.jsonl", "--out", f"{home}/after", "rollouts=all",
+    command.main([
+        "attribute", f"{home}/policy", "--rollouts", f"{home}/rollouts/1.jsonl", "--out", f"{home}/after",
+        "rollouts=all",
     ])
     after = {"".join(one["tokens"]): one for one in records.read(home / "after").responses}
     compared = 0
@@ -167,7 +94,7 @@ def check_against_attribution(responses: list[dict], home) -> None:
             assert other["prompt"] == response["prompt"]
             if other["tokens"] == response["tokens"]:  # else they are not the tokens that were sampled
                 assert other["weight"] == pytest.approx(response["weight"], rel=1e-3)
-                assert other["saliency"] == pytest.approx(response["saliency"], rel=1e-3, abs=1e-6)
+                assert other["score"] == pytest.approx(response["score"], rel=1e-3, abs=1e-6)
                 compared += 1
     assert compared > 0
 
@@ -216,3 +143,61 @@ def test_a_rank_that_fails_ends_the_run(home):
     waited = time.time() - float((home / "failed_at").read_text())
     assert done.returncode != 0 and "rank 1 cannot go on" in done.stdout + done.stderr
     assert waited < 120
+
+
+# A rule that writes down what a trainer hands over: RolloutBatch's docstring says which fields each has.
+WITNESS = """
+    import json
+    import os
+
+    import torch
+
+    from grail_verl import Weights, register_weights
+
+    @register_weights("witness")
+    class Witness(Weights):
+        needs = frozenset({"rewards_B", "groups", "old_log_probs_BT"})
+
+        def token_weights(self, scores_BT, weighted_B, batch):
+            seen = {
+                "groups": list(batch.groups),
+                "rewards": batch.rewards_B.tolist(),
+                "entropy": batch.entropy_BT is not None,
+                "log_probs": bool((batch.old_log_probs_BT[batch.response_mask_BT] < 0).all()),
+                "advantages": batch.advantages_B.tolist(),
+            }
+            with open(f"seen-{os.environ['RANK']}.jsonl", "a") as file:
+                file.write(json.dumps(seen) + "\\n")
+            return torch.full(scores_BT.shape, 2.0)
+"""
+TRAINERS = {
+    "sync": ([], True),
+    "colocate_async": (["trainer.v1.trainer_mode=colocate_async"], True),
+    "V0": (["trainer.use_v1=False"], False),
+    "bypass_mode": (["+algorithm.rollout_correction.bypass_mode=True"], False),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "sync" else pytest.mark.sweep) for name in TRAINERS]
+)
+def test_a_rule_of_ones_own_sees_what_its_trainer_hands_over(tmp_path, name):
+    """Named by a path that only the driver's folder explains; GRPO's advantages come from the groups and rewards."""
+    overrides, entropy = TRAINERS[name]
+    boxing_policy(tmp_path / "policy")
+    problems(tmp_path / "problems.parquet")
+    (tmp_path / "rules.py").write_text(textwrap.dedent(WITNESS))
+    metrics = train(
+        tmp_path, "metrics.jsonl", *FSDP2, *overrides, "+algorithm.grail.modules=[rules.py]",
+        "+algorithm.grail.score=entropy", "+algorithm.grail.weights=witness", "~algorithm.grail.rollouts",
+        "algorithm.norm_adv_by_std_in_grpo=False", "trainer.total_training_steps=1",
+    )
+    seen = [json.loads((tmp_path / f"seen-{rank}.jsonl").read_text()) for rank in (0, 1)]
+    rows = [row for rank in seen for row in zip(rank["groups"], rank["rewards"], rank["advantages"], strict=True)]
+    groups = {group: [reward for other, reward, _ in rows if other == group] for group, *_ in rows}
+    assert sorted(map(len, groups.values())) == [8, 8]
+    for group, reward, advantage in rows:
+        assert advantage == pytest.approx(reward - sum(groups[group]) / 8, abs=1e-6)
+    assert all(rank["log_probs"] and rank["entropy"] == entropy for rank in seen)
+    assert metrics[1]["actor/grail/weight_mean"] == 2.0
+    assert (metrics[1]["actor/grail/saliency_rows"] == 0) == entropy  # else it took a pass

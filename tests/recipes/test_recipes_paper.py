@@ -68,12 +68,13 @@ OURS = {
 }
 ALGORITHMS = {
     "grpo": {"adv_estimator": "grpo"},
-    "oar_g": {"adv_estimator": "grail", "grail": {"weighting": "oar_g", "occurrence": "first"}},
+    "oar_g": {"adv_estimator": "grail", "grail": {"score": "oar_g", "weights": "reshaped", "occurrence": "first"}},
     "grail": {
         "adv_estimator": "grail",
         "grail": {
-            "weighting": "grail", "std": 0.5, "mean": 1.0, "w_min": 0.5, "w_max": 5.0, "leaf": "embeddings",
-            "rollouts": "wrong", "alignment": "predictor", "occurrence": "first", "statistics": "response",
+            "score": "saliency", "weights": "standardised", "std": 0.5, "mean": 1.0, "w_min": 0.5, "w_max": 5.0,
+            "leaf": "embeddings", "rollouts": "wrong", "alignment": "predictor", "occurrence": "first",
+            "statistics": "response",
         },
     },
 }
@@ -275,6 +276,6 @@ def test_trains_saves_merges_evaluates_and_compares(model, method, home, tmp_pat
     if not first.exists():  # the model's first method is what the others are compared with
         shutil.copytree(evaluation, first)
     compared = subprocess.run(
-        [sys.executable, "-m", "grail_verl.compare", str(first), str(evaluation)], capture_output=True, text=True
+        [sys.executable, "-m", "grail_verl", "compare", str(first), str(evaluation)], capture_output=True, text=True
     )
     assert compared.returncode == 0 and "olympiadbench" in compared.stdout, compared.stderr

@@ -1,4 +1,4 @@
-"""Entropy, in nats, of the distribution that a token was drawn from: at the rollout's temperature, before top_k and top_p.
+"""Entropy, in nats, of the distribution that a token was drawn from, at the rollout's temperature, before top_k, top_p.
 
 verl's V1 trainer has computed it beside the old log-probs; elsewhere it takes one forward pass without gradient.
 """

@@ -1,5 +1,5 @@
-"""OAR-G's score (Outcome-grounded Advantage Reshaping, arXiv 2601.07408): how far a token's embedding moves the answer's
-next-token distribution.
+"""OAR-G's score (Outcome-grounded Advantage Reshaping, arXiv 2601.07408): how far a token's embedding moves the
+answer's next-token distribution.
 
 The embeddings of the response positions get a little noise; the score is the gradient of the divergence that this
 causes, times the embeddings. Two forward passes and one backward, up to the answer, the head on its positions alone.

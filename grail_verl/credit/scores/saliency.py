@@ -1,4 +1,5 @@
-"""GRAIL's score (arXiv 2606.04889; METHOD steps 2 to 4): gradient × activation of the answer's log-likelihood at a leaf.
+"""GRAIL's score (arXiv 2606.04889; METHOD steps 2 to 4): gradient × activation, at a leaf of the model, of the answer's
+log-likelihood.
 
 One forward and one backward pass, up to the end of the answer, the head on its positions alone.
 

@@ -42,8 +42,8 @@ class Weights(ABC):
 
         Args:
             scores_BT: float32, at least 0 by every score of this package; 0 where none were computed.
-            weighted_B: bool, responses that are selected, have scores, all of them finite, and an answer where the score
-                needs one. What the others get is the rule's to say; 1 changes nothing.
+            weighted_B: bool, responses that are selected and have scores, all of them finite; with an answer where
+                the score needs one. What the others get is the rule's to say; 1 changes nothing.
             batch: the responses.
         """
 

@@ -142,7 +142,7 @@ def _histogram(numbers: Mapping, known: Sequence[str]) -> Drawing:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
 
     if bounds is None:
-        clipping = "This weighting does not clip."
+        clipping = "These weights are not clipped."
     else:
         shares = ", ".join(
             f"{outcome} {histogram[outcome]['at_low']:.1%} and {histogram[outcome]['at_high']:.1%}" for outcome in known
