@@ -62,11 +62,50 @@ RUNS = {
 }
 
 
+# GRAIL's weights, by a rule of one's own that writes down what RolloutBatch says its trainer hands over.
+WITNESS = """
+    import json
+    import os
+
+    from grail_verl import register_weights
+    from grail_verl.credit.weights.standardised import Standardised
+
+    @register_weights("witness")
+    class Witness(Standardised):
+        needs = frozenset({"rewards_B", "groups", "old_log_probs_BT"})
+
+        def token_weights(self, scores_BT, weighted_B, batch):
+            seen = {
+                "groups": list(batch.groups),
+                "rewards": batch.rewards_B.tolist(),
+                "entropy": batch.entropy_BT is not None,
+                "log_probs": bool((batch.old_log_probs_BT[batch.response_mask_BT] < 0).all()),
+                "advantages": batch.advantages_B.tolist(),
+            }
+            with open(f"seen-{os.environ['RANK']}.jsonl", "a") as file:
+                file.write(json.dumps(seen) + "\\n")
+            return super().token_weights(scores_BT, weighted_B, batch)
+"""
+WITNESSED = ["+algorithm.grail.modules=[rules.py]", "+algorithm.grail.weights=witness"]
+
+
+def check_what_was_handed_over(home, entropy: bool) -> None:
+    """Of the first step: GRPO's advantages come from the groups and rewards that the rule saw."""
+    seen = [json.loads((home / f"seen-{rank}.jsonl").read_text().splitlines()[0]) for rank in (0, 1)]
+    rows = [row for rank in seen for row in zip(rank["groups"], rank["rewards"], rank["advantages"], strict=True)]
+    groups = {group: [reward for other, reward, _ in rows if other == group] for group, *_ in rows}
+    assert sorted(map(len, groups.values())) == [8, 8]
+    for group, reward, advantage in rows:
+        assert advantage == pytest.approx(reward - sum(groups[group]) / 8, abs=1e-6)
+    assert all(rank["log_probs"] and rank["entropy"] == entropy for rank in seen)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     boxing_policy(folder / "policy")
     problems(folder / "problems.parquet")
+    (folder / "rules.py").write_text(textwrap.dedent(WITNESS))
     return folder
 
 
@@ -111,7 +150,8 @@ def test_trains(name, home):
 
 def test_trains_validates_saves_and_resumes(home):
     overrides = [
-        *FSDP2, "trainer.resume_mode=auto", "trainer.save_freq=1",
+        *FSDP2, *WITNESSED, "algorithm.norm_adv_by_std_in_grpo=False",
+        "trainer.resume_mode=auto", "trainer.save_freq=1",
         "trainer.test_freq=1", "trainer.val_before_train=True",
         "+algorithm.grail.dump_dir=records", "+algorithm.grail.dump_responses=7", "trainer.rollout_data_dir=rollouts",
     ]
@@ -126,6 +166,7 @@ def test_trains_validates_saves_and_resumes(home):
         }
     check_against_rollouts(found.responses, home / "rollouts")
     check_against_attribution(found.responses, home)
+    check_what_was_handed_over(home, entropy=True)
 
     metrics = train(home, "second.jsonl", *overrides, "trainer.total_training_steps=3")
     assert sorted(metrics) == [2, 3]  # validated at step 2, where the checkpoint is, then trained one step
@@ -145,59 +186,23 @@ def test_a_rank_that_fails_ends_the_run(home):
     assert waited < 120
 
 
-# A rule that writes down what a trainer hands over: RolloutBatch's docstring says which fields each has.
-WITNESS = """
-    import json
-    import os
-
-    import torch
-
-    from grail_verl import Weights, register_weights
-
-    @register_weights("witness")
-    class Witness(Weights):
-        needs = frozenset({"rewards_B", "groups", "old_log_probs_BT"})
-
-        def token_weights(self, scores_BT, weighted_B, batch):
-            seen = {
-                "groups": list(batch.groups),
-                "rewards": batch.rewards_B.tolist(),
-                "entropy": batch.entropy_BT is not None,
-                "log_probs": bool((batch.old_log_probs_BT[batch.response_mask_BT] < 0).all()),
-                "advantages": batch.advantages_B.tolist(),
-            }
-            with open(f"seen-{os.environ['RANK']}.jsonl", "a") as file:
-                file.write(json.dumps(seen) + "\\n")
-            return torch.full(scores_BT.shape, 2.0)
-"""
 TRAINERS = {
-    "sync": ([], True),
     "colocate_async": (["trainer.v1.trainer_mode=colocate_async"], True),
     "V0": (["trainer.use_v1=False"], False),
     "bypass_mode": (["+algorithm.rollout_correction.bypass_mode=True"], False),
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "sync" else pytest.mark.sweep) for name in TRAINERS]
-)
-def test_a_rule_of_ones_own_sees_what_its_trainer_hands_over(tmp_path, name):
-    """Named by a path that only the driver's folder explains; GRPO's advantages come from the groups and rewards."""
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_rule_sees_what_its_trainer_hands_over(home, name):
+    """And where entropy is handed over, to score by it takes no pass."""
     overrides, entropy = TRAINERS[name]
-    boxing_policy(tmp_path / "policy")
-    problems(tmp_path / "problems.parquet")
-    (tmp_path / "rules.py").write_text(textwrap.dedent(WITNESS))
+    for rank in (0, 1):
+        (home / f"seen-{rank}.jsonl").unlink(missing_ok=True)
     metrics = train(
-        tmp_path, "metrics.jsonl", *FSDP2, *overrides, "+algorithm.grail.modules=[rules.py]",
-        "+algorithm.grail.score=entropy", "+algorithm.grail.weights=witness", "~algorithm.grail.rollouts",
+        home, f"{name}.jsonl", *FSDP2, *WITNESSED, *overrides, "+algorithm.grail.score=entropy",
         "algorithm.norm_adv_by_std_in_grpo=False", "trainer.total_training_steps=1",
     )
-    seen = [json.loads((tmp_path / f"seen-{rank}.jsonl").read_text()) for rank in (0, 1)]
-    rows = [row for rank in seen for row in zip(rank["groups"], rank["rewards"], rank["advantages"], strict=True)]
-    groups = {group: [reward for other, reward, _ in rows if other == group] for group, *_ in rows}
-    assert sorted(map(len, groups.values())) == [8, 8]
-    for group, reward, advantage in rows:
-        assert advantage == pytest.approx(reward - sum(groups[group]) / 8, abs=1e-6)
-    assert all(rank["log_probs"] and rank["entropy"] == entropy for rank in seen)
-    assert metrics[1]["actor/grail/weight_mean"] == 2.0
-    assert (metrics[1]["actor/grail/saliency_rows"] == 0) == entropy  # else it took a pass
+    check_what_was_handed_over(home, entropy)
+    assert (metrics[1]["actor/grail/saliency_rows"] == 0) == entropy
