@@ -1,9 +1,10 @@
-"""Markers, one thread per process (two cores, several ranks), and this folder on the path of its helpers."""
+"""One thread per process (two cores, several ranks), and the folders of helpers and tests on the path."""
 
 import sys
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), *(str(folder) for folder in HERE.iterdir() if folder.is_dir())]
 torch.set_num_threads(1)

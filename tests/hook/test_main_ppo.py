@@ -189,7 +189,7 @@ def test_a_rank_that_fails_ends_the_run(home):
 TRAINERS = {
     "colocate_async": (["trainer.v1.trainer_mode=colocate_async"], True),
     "V0": (["trainer.use_v1=False"], False),
-    "bypass_mode": (["+algorithm.rollout_correction.bypass_mode=True"], False),
+    "bypass_mode": (["algorithm.rollout_correction.bypass_mode=True"], False),
 }
 
 

@@ -226,12 +226,12 @@ ALWAYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict:
+def save_policies(folder_of) -> dict[str, str]:
+    """Policies of every case; name → folder, which `folder_of` makes of the name."""
     from peft import LoraConfig, TaskType, get_peft_model
 
     names = {"untied", "adapter", *(case.policy for case in CASES.values())}
-    paths = {name: str(tmp_path_factory.mktemp(name)) for name in names}
+    paths = {name: str(folder_of(name)) for name in names}
     for name in names - {"adapter"}:
         architecture = "qwen3" if name in ("tied", "untied") else name
         tiny.save_policy(paths[name], architecture=architecture, tied=name != "untied")
@@ -244,6 +244,11 @@ def folders(tmp_path_factory) -> dict:
     adapted.base_model.model.name_or_path = adapted.peft_config["default"].base_model_name_or_path = paths["tied"]
     adapted.save_pretrained(paths["adapter"])
     return paths
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict:
+    return save_policies(tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-from grail_verl import GrailConfig
+from grail_verl import GrailConfig, register_weights
+from grail_verl.credit.weights import WEIGHTS
 from grail_verl.hook.launch import prepare
 
 
@@ -68,6 +69,31 @@ def test_records_that_could_not_be_written_are_refused(tmp_path, monkeypatch, op
     with pytest.raises(ValueError) as error:
         prepare(composed("algorithm.adv_estimator=grail", *(f"+algorithm.grail.{option}" for option in options)))
     assert says.format(here=tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["trainer.use_v1=False"], "the legacy trainer (trainer.use_v1=False) does not hand over"),
+        (["algorithm.rollout_correction.bypass_mode=True"], "rollout_correction.bypass_mode=True) does not hand over"),
+        ([], None),
+    ],
+)
+def test_a_rule_that_needs_what_its_trainer_lacks_is_refused(monkeypatch, overrides, says):
+    monkeypatch.setattr(WEIGHTS, "rules", dict(WEIGHTS.rules))
+
+    @register_weights("entropic")
+    class Entropic(WEIGHTS.find("reshaped")):
+        needs = frozenset({"entropy_BT"})
+
+    config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.weights=entropic", *overrides)
+    if says is None:
+        prepare(config)
+        return
+    with pytest.raises(ValueError) as error:
+        prepare(config)
+    assert "algorithm.grail.weights=entropic need RolloutBatch.entropy_BT, which" in str(error.value)
+    assert says in str(error.value)
 
 
 def test_off_leaves_the_config_as_it_is():
