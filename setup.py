@@ -45,7 +45,7 @@ setup(
         "report": REPORT,
         "study": [*CPU, *STUDY],
         "vllm": ["verl[vllm]==0.9.1"],
-        "test": [*CPU, *STUDY, "pytest", "hypothesis", "playwright", "ruff", "sentencepiece"],
+        "test": [*CPU, *STUDY, "pytest", "hypothesis", "playwright", "ruff", "import-linter", "sentencepiece"],
     },
     entry_points={
         "console_scripts": ["grail-verl = grail_verl.__main__:main"],

@@ -13,9 +13,10 @@ import random
 import time
 from itertools import accumulate
 
-from grail_verl.answer import AnswerLocator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from grail_verl import AnswerLocator
 
 RESPONSES, TOKENS, VOCABULARY = 1024, 4096, 151_643
 MARKUP = [r"\boxed{", "{", "}", "\\", "}."]

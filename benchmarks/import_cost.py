@@ -29,7 +29,7 @@ CASES = {
     "import verl": ((), ()),
     "driver and worker, GRAIL on": (
         ("verl.trainer.main_ppo", "verl.workers.engine_workers"),
-        ("grail_verl.launch", "grail_verl.worker"),
+        ("grail_verl.hook.launch", "grail_verl.hook.worker"),
     ),
 }
 

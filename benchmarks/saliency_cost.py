@@ -139,10 +139,11 @@ def published_pass(worker, mini_batch) -> None:
     """METHOD's account of the official code: every response, logits at every position. The log-probs are
     verl's own kernel's, the micro-batches those of verl's update."""
     import torch
-    from grail_verl.answer import AnswerLocator
     from verl.utils import tensordict_utils as tu
     from verl.utils.device import get_device_id, get_device_name
     from verl.workers.engine.utils import prepare_micro_batches
+
+    from grail_verl import AnswerLocator
 
     engine, locator = worker.engine, AnswerLocator(worker.model_config.tokenizer)
     tu.assign_non_tensor(
@@ -179,8 +180,9 @@ def floor(model, worker, case, batch) -> None:
     """The same rows, budget and precision as the hook's, on the bare model: parameters frozen, the head on
     the positions that predict the answer."""
     import torch
-    from grail_verl.answer import AnswerLocator
     from verl.utils.device import get_device_name
+
+    from grail_verl import AnswerLocator
 
     rows = []
     locator = AnswerLocator(worker.model_config.tokenizer)

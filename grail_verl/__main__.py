@@ -19,26 +19,34 @@ class Command(NamedTuple):
     Attributes:
         module: where it is.
         about: a sentence for the help.
-        extra: of setup.py, with every package that the module needs.
+        packages: what pip is asked for where a package is missing; never a torch of another build than is there.
     """
 
     module: str
     about: str
-    extra: str
+    packages: str
 
 
 COMMANDS = {
-    "data": Command("grail_verl.evaluation.data", "A published data set as verl reads it.", "cpu"),
+    "data": Command("grail_verl.evaluation.data", "A published data set as verl reads it.", "pyarrow tqdm"),
     "evaluate": Command(
-        "grail_verl.evaluation.evaluate", "Accuracy and Pass@3 on the benchmarks of arXiv 2606.04889.", "cpu"
+        "grail_verl.evaluation.evaluate",
+        "Accuracy and Pass@3 on the benchmarks of arXiv 2606.04889.",
+        'verl==0.9.1 "grail-verl[math]"',
     ),
     "compare": Command(
-        "grail_verl.evaluation.compare", "Differences between evaluations, with bootstrap intervals.", "cpu"
+        "grail_verl.evaluation.compare",
+        "Differences between evaluations, with bootstrap intervals.",
+        "pandas pyarrow rich",
     ),
     "attribute": Command(
-        "grail_verl.look.attribute", "One response in the colours of its weights, or records of many.", "cpu"
+        "grail_verl.look.attribute",
+        "One response in the colours of its weights, or records of many.",
+        "torch transformers rich",
     ),
-    "report": Command("grail_verl.look.report.report", "A page that shows what weights a run's tokens got.", "report"),
+    "report": Command(
+        "grail_verl.look.report.report", "A page that shows what weights a run's tokens got.", '"grail-verl[report]"'
+    ),
 }
 
 
@@ -72,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if not error.name or "." in error.name:  # a package that is there lacks a part: no installation mends that
             raise
-        sys.exit(f'{parser.prog}: {error.name} is not installed: pip install "grail-verl[{command.extra}]"')
+        sys.exit(f"{parser.prog}: {error.name} is not installed: pip install {command.packages}")
 
 
 if __name__ == "__main__":

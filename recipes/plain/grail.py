@@ -1,7 +1,6 @@
 r"""GRPO and GRAIL, whole and on one page: plain torch and transformers, no verl and nothing of the plugin's.
 
-    python -m recipes.plain.grail --method grail
-    python -m recipes.plain.grail --method grpo
+    bash recipes/plain/run.sh                  # --method grpo is GRPO
 
 To be read from top to bottom; the method is arXiv 2606.04889. A small model answers arithmetic problems. It is built
 in a minute or two where it is not there (recipes/quickstart), and trained in half a minute. Of 8 responses to a

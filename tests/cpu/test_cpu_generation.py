@@ -11,6 +11,8 @@ import torch
 from grail_verl.cpu import generation
 from grail_verl.cpu.generation import Generator, Request
 
+pytestmark = pytest.mark.fast
+
 VOCABULARY = 300  # the model's output layer has 320
 WAIT = 60
 

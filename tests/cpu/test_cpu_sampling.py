@@ -1,11 +1,14 @@
 """Sampling one token: against numpy computations that share nothing with it, and against frequencies."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_verl.cpu.sampling import keep_top_k, keep_top_p, sample
+
+pytestmark = pytest.mark.fast
 
 ALL = torch.iinfo(torch.int64).max
 

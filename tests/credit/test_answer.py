@@ -23,6 +23,8 @@ from verl.utils.reward_score.math_reward import last_boxed_only_string
 
 from grail_verl.credit.answer import AnswerLocator, AnswerSpan
 
+pytestmark = pytest.mark.fast
+
 FRAGMENTS = [
     *(r"\boxed{", r" \boxed{", r"\boxed {", "\\boxed\n{", r"\boxed", r"\fbox{", r" \boxed{42}.", r"\boxed{}"),
     *("{", "}", "}}", "}.", r"\{", r"\}", "\\", r"\frac{1}{2}", "x", "42", " ", "\n", "So it is ", "<think>"),

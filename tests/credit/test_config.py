@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from grail_verl import GrailConfig
 
+pytestmark = pytest.mark.fast
+
 
 def test_defaults_are_the_published_ones_except_occurrence():
     assert dataclasses.asdict(GrailConfig()) == {

@@ -16,6 +16,8 @@ from grail_verl.credit.rows import Targets
 from grail_verl.credit.rule import Rule, token_weights
 from grail_verl.hook.launch import prepare
 
+pytestmark = pytest.mark.fast
+
 CONFIG = GrailConfig(score="oar_g", weights="reshaped")
 SCORE = Rule(CONFIG).score
 

@@ -21,6 +21,8 @@ from grail_verl.credit.weights import WEIGHTS
 from grail_verl.look.attribute import encode
 from grail_verl.look.rollouts import Rollout
 
+pytestmark = pytest.mark.fast
+
 ABOUT_ANSWER = ("oar_g", "saliency")
 PAIRS = list(itertools.product(["entropy", "oar_g", "saliency", "surprise"],
                                ["proportional", "reshaped", "standardised", "top_share"]))

@@ -11,6 +11,8 @@ from grail_verl.credit.leaf import leaf_module
 from grail_verl.credit.scores import saliency as saliency_score
 from grail_verl.credit.scores.saliency import Saliency, position_scores
 
+pytestmark = pytest.mark.fast
+
 PROMPT, RESPONSE = 5, 12
 
 

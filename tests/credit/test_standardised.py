@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from grail_verl import GrailConfig, RolloutBatch, token_weights
 
+pytestmark = pytest.mark.fast
+
 E = math.e
 
 

@@ -13,6 +13,8 @@ from grail_verl.__main__ import main
 from grail_verl.evaluation import compare, results
 from grail_verl.evaluation.bootstrap import intervals
 
+pytestmark = pytest.mark.fast
+
 
 def save(folder, accs: dict, *, truth="7", **sampling) -> str:
     """An evaluation with these samples' acc for each (benchmark, index)."""

@@ -24,6 +24,8 @@ from grail_verl.__main__ import main
 from grail_verl.evaluation import data
 from grail_verl.evaluation.data import SOURCES, SUFFIX
 
+pytestmark = pytest.mark.fast
+
 DEEPMATH = {
     "question": r"Evaluate the limit: \[ \lim_{x \to \infty} \sqrt{x} \left( \sqrt[3]{x+1} - \sqrt[3]{x-1} \right) \]",
     "final_answer": "0", "difficulty": 4.5, "topic": "Mathematics -> Precalculus -> Limits",

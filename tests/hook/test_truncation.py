@@ -15,6 +15,8 @@ from verl.experimental.agent_loop import agent_loop
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.replica import TokenOutput
 
+pytestmark = pytest.mark.fast
+
 LIMIT = 6
 TOKENIZER = tiny.tokenizer()
 END, PAD = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id

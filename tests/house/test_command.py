@@ -6,12 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.metadata import requires
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from packaging.requirements import Requirement
 
 from grail_verl.__main__ import COMMANDS, Command, main
 from grail_verl.command import CommandError
@@ -73,10 +71,13 @@ def test_only_the_chosen_command_is_imported():
     assert imported.isdisjoint({"torch", "matplotlib", "verl", "transformers"})
 
 
-@pytest.mark.parametrize(("name", "package"), [("report", "matplotlib"), ("attribute", "torch"), ("data", "pyarrow")])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("report", "matplotlib"), ("attribute", "torch"), ("data", "pyarrow"), ("compare", "pandas")],
+)
 def test_a_missing_package_is_named_with_what_installs_it(name, package):
     run, _ = run_after(f"sys.modules[{package!r}] = None", name, "x")
-    says = f'grail-verl {name}: {package} is not installed: pip install "grail-verl[{COMMANDS[name].extra}]"\n'
+    says = f"grail-verl {name}: {package} is not installed: pip install {COMMANDS[name].packages}\n"
     assert (run.returncode, run.stderr) == (1, says)
 
 
@@ -96,20 +97,6 @@ def test_wrong_arguments_show_the_commands_own_usage(capsys):
     said = capsys.readouterr().err
     assert said.startswith("usage: grail-verl data [-h] ")
     assert said.endswith("grail-verl data: error: the following arguments are required: --out\n")
-
-
-def test_the_extras_are_those_of_setup():
-    """What a command is said to be installed with is an extra that holds matplotlib, or torch and verl."""
-    holds = {
-        extra: {
-            need.name for need in map(Requirement, requires("grail-verl"))
-            if need.marker and need.marker.evaluate({"extra": extra})
-        }
-        for extra in {command.extra for command in COMMANDS.values()}
-    }  # fmt: skip
-    for name, command in COMMANDS.items():
-        needed = {"matplotlib"} if name == "report" else {"torch", "verl", "transformers", "rich", "openai"}
-        assert needed <= holds[command.extra]
 
 
 @pytest.mark.parametrize("way", STARTED)

@@ -4,7 +4,10 @@ import importlib
 import re
 from pathlib import Path
 
+import pytest
 import test_matrix
+
+pytestmark = pytest.mark.fast
 
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]

@@ -26,6 +26,8 @@ from grail_verl.look import records
 from grail_verl.look.attribute import attribute, attributions, checked, encode
 from grail_verl.look.rollouts import Rollout, read_rollouts, with_advantages, with_chat_marks
 
+pytestmark = pytest.mark.fast
+
 PROMPT, RESPONSE = "3 + 4 = ", r"3 + 4 = 7, so we get \boxed{7}. Done"
 TEXTS = [text for pair in harness.TEXTS for text in pair]
 

@@ -13,6 +13,8 @@ from grail_verl import GrailConfig
 from grail_verl.credit.answer import AnswerSpan
 from grail_verl.look.records import Writer, read, response_record
 
+pytestmark = pytest.mark.fast
+
 numbers = st.floats(width=32)
 pieces = st.text(max_size=5)  # every character but surrogates, line separators and quotes among them
 

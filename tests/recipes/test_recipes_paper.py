@@ -18,6 +18,7 @@ import tokenizers_for_tests
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from grail_verl import __main__ as command
 from grail_verl.evaluation import data
 
 ROOT = Path(__file__).parents[2]
@@ -222,7 +223,7 @@ def home(tmp_path_factory):
     for name, rows in ROWS.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         source = ["--source", str(folder / f"{name}.jsonl"), "--rows", str(len(rows))]
-        data.main([name, "--out", str(folder / "data"), *source])
+        command.main(["data", name, "--out", str(folder / "data"), *source])
     return folder
 
 
