@@ -132,7 +132,8 @@ class Credit:
         scores_BT: float32, 0 where none were computed.
         weights_BT: float32, what advantages are multiplied by; 0 where response_mask_BT is.
         scored_B: bool, responses that were to be weighted by their scores.
-        weighted_B: bool, those that were. The others had a score or a weight that is no finite number.
+        weighted_B: bool, those that were.
+        nonfinite_B: bool, responses that keep weight 1 because a score or a weight is no finite number.
     """
 
     batch: RolloutBatch
@@ -140,3 +141,4 @@ class Credit:
     weights_BT: Tensor
     scored_B: Tensor
     weighted_B: Tensor
+    nonfinite_B: Tensor

@@ -92,13 +92,14 @@ class Rule:
         """
         self._require_shape("scores", scores_BT, batch)
         scores_BT = torch.where(scored_B[:, None], scores_BT, 0.0)
-        weighted_B = scored_B & finite_rows(scores_BT, batch.response_mask_BT)
+        known_B = finite_rows(scores_BT, batch.response_mask_BT)
+        weighted_B = scored_B & known_B
         weights_BT = self.weights.token_weights(scores_BT, weighted_B, batch)
         self._require_shape("weights", weights_BT, batch)
         finite_B = finite_rows(weights_BT, batch.response_mask_BT)
         weights_BT = torch.where(finite_B[:, None], weights_BT, 1.0)
         weights_BT = torch.where(batch.response_mask_BT, weights_BT, 0.0)
-        return Credit(batch, scores_BT, weights_BT, scored_B, weighted_B & finite_B)
+        return Credit(batch, scores_BT, weights_BT, scored_B, weighted_B & finite_B, ~(known_B & finite_B))
 
     def _require_shape(self, what: str, tensor_BT: Tensor, batch: RolloutBatch) -> None:
         if tensor_BT.shape != batch.response_mask_BT.shape:

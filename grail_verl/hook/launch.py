@@ -9,12 +9,14 @@ which GRAIL is off.
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from grail_verl.credit.config import SECTION, GrailConfig
-from grail_verl.credit.modules import absolute
-from grail_verl.credit.rule import Rule
+
+if TYPE_CHECKING:
+    from grail_verl.credit.rule import Rule
 
 ESTIMATOR = "grail"
 STRATEGIES = ("fsdp", "fsdp2")
@@ -33,6 +35,9 @@ def prepare(config: DictConfig) -> None:
     """
     if config.algorithm.adv_estimator != ESTIMATOR or is_prepared(config.algorithm):
         return
+    from grail_verl.credit.modules import absolute  # this module is imported wherever verl is, GRAIL on or off
+    from grail_verl.credit.rule import Rule
+
     section = config.algorithm.get("grail")
     if OmegaConf.is_config(section):
         section = OmegaConf.to_container(section, resolve=True)
@@ -79,7 +84,7 @@ def _dump_folder(folder: str) -> str:
     raise ValueError(f"{SECTION}.dump_dir={folder!r} {why}; allowed: a folder to write, new or with records of the run")
 
 
-def _refuse_unserved(config: DictConfig, rule: Rule) -> None:
+def _refuse_unserved(config: DictConfig, rule: "Rule") -> None:
     if rule.score.needs_logits and config.actor_rollout_ref.model.use_fused_kernels:
         raise ValueError(
             f"{SECTION}.score={rule.config.score} needs logits: "

@@ -28,15 +28,15 @@ def credit_metrics(credit: Credit, bounds: tuple[float, float], rows: int, secon
     """
     batch, weights, advantages = credit.batch, credit.weights_BT, credit.batch.advantages_BT
     rows_B = batch.response_mask_BT.any(dim=-1)
+    found_B = rows_B & batch.answered_B
     matter_BT = batch.response_mask_BT & (advantages != 0)
-    nonfinite_B = credit.scored_B & ~credit.weighted_B
     weights_N, sizes_N = weights[matter_BT], advantages[matter_BT].double().abs()
     scored_BT = credit.weighted_B[:, None] & batch.reasoning_BT
     scored_M = weights_N[scored_BT[matter_BT]]  # compared with the bounds in float32, as they were clamped
     weights_N = weights_N.double()
     sums = torch.cat(  # small tensors: as few operations as may be
         [
-            torch.stack([rows_B, rows_B & batch.answered_B, credit.weighted_B, nonfinite_B]).sum(dim=-1).double(),
+            torch.stack([rows_B, found_B, credit.weighted_B, credit.nonfinite_B]).sum(dim=-1).double(),
             torch.stack([weights_N, weights_N**2, weights_N * sizes_N, sizes_N]).sum(dim=-1),
             torch.stack([scored_M <= bounds[0], scored_M >= bounds[1]]).sum(dim=-1).double(),
             torch.tensor([weights_N.numel(), scored_M.numel(), rows], dtype=torch.float64, device=weights.device),

@@ -189,6 +189,19 @@ def test_what_verl_has_computed_costs_no_pass():
         assert Rule(GrailConfig(score=name)).score.from_batch(batch) is None
 
 
+@pytest.mark.parametrize("score", ["surprise", "entropy"])
+def test_a_certain_tokens_score_is_not_below_zero(score):
+    """verl's log-probs and entropies of a certain token are off by rounding: the response must not be lost to it."""
+    length = len(tiny.tokenizer().encode("3 + 4"))
+    values_BT = torch.tensor([[1e-7, *[1.0] * (length - 1)]])
+    rule = Rule(GrailConfig(score=score))
+    batch = batch_of(["3 + 4"], **{"old_log_probs_BT": values_BT * torch.tensor([1.0, *[-1.0] * (length - 1)]),
+                                   "entropy_BT": values_BT * torch.tensor([-1.0, *[1.0] * (length - 1)])})
+    credit = rule.credit(batch, rule.score.from_batch(batch), rule.can_weigh(batch))
+    assert credit.weighted_B.tolist() == [True] and credit.scores_BT[0, 0] == 0
+    assert credit.weights_BT[0, 0] == 0.5  # the least
+
+
 def test_a_batch_knows_its_answers():
     from grail_verl import AnswerLocator
 
@@ -324,6 +337,11 @@ def test_weights_that_are_no_numbers_keep_one_and_are_told():
     credit = rule.credit(batch, scores_BT, rule.can_weigh(batch))
     assert credit.weights_BT[1].tolist() == batch.response_mask_BT[1].float().tolist()
     assert credit.scored_B.tolist() == [True, True] and credit.weighted_B.tolist() == [True, False]
+    assert credit.nonfinite_B.tolist() == [False, True]
+    none_B = torch.tensor([False, False])  # whoever a rule breaks is counted, chosen or not
+    assert rule.credit(batch, scores_BT + torch.inf, none_B).nonfinite_B.tolist() == [False, False]
+    rule.weights.token_weights = lambda *_: torch.full(scores_BT.shape, torch.inf)
+    assert rule.credit(batch, scores_BT, none_B).nonfinite_B.tolist() == [True, True]
 
 
 def test_a_score_without_a_pass_says_so():

@@ -12,10 +12,11 @@ class Entropy(Score):
     model_pass = "forward"
 
     def from_batch(self, batch):
-        return batch.entropy_BT
+        # Rounding puts the entropy of a certain token below 0.
+        return None if batch.entropy_BT is None else batch.entropy_BT.clamp(min=0)
 
     def from_model(self, model, inputs, targets, recompute, loss_scale):
         def entropy(log_probs_NV, tokens_N):
             return -(log_probs_NV.exp() * log_probs_NV).sum(dim=-1)
 
-        return prediction_scores(model, inputs, targets, entropy, fused="entropy")
+        return prediction_scores(model, inputs, targets, entropy, fused="entropy").clamp(min=0)
