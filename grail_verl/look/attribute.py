@@ -18,26 +18,21 @@ because it moves nothing; a response without an advantage counts as chosen.
 """
 
 import argparse
-import io
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from rich.color import Color
-from rich.console import Console, Group
+from rich.console import Console
 from rich.progress import Progress
-from rich.style import Style
-from rich.text import Text
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from yaml import YAMLError
 
 from grail_verl.command import CommandError, mendable
-from grail_verl.credit.answer import AnswerLocator, AnswerSpan
+from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.batch import RolloutBatch, located
 from grail_verl.credit.config import SECTION, GrailConfig
 from grail_verl.credit.leaf import evaluating
@@ -45,85 +40,13 @@ from grail_verl.credit.rows import Budget, Row, dense_scores, pack, response_sco
 from grail_verl.credit.rule import Rule
 from grail_verl.credit.scores import Score
 from grail_verl.look import rollouts
-from grail_verl.look.records import SETTINGS, Writer, response_record
-from grail_verl.look.report.colours import LIGHT
+from grail_verl.look.attribution import Attribution
+from grail_verl.look.records import SETTINGS, Writer
 from grail_verl.look.rollouts import Rollout
 from grail_verl.model import find_model
 
 TOKENS = 8192  # of a micro-batch, padding included
 AT_ONCE = 512  # responses that are held at a time
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """What a response's own answer says of its tokens.
-
-    Attributes:
-        prompt: text that the model saw.
-        tokens: texts of the T response tokens; joined, the response.
-        score: (T,), 0 behind the answer where it is about the answer; None where none were computed.
-        weight: (T,) that multiply the response's advantage.
-        answer: its tokens, None without a complete `\\boxed{…}`.
-        weighted: tokens got weights from their scores.
-        rollout: what it was made of.
-    """
-
-    prompt: str
-    tokens: list[str]
-    score: list[float] | None
-    weight: list[float]
-    answer: AnswerSpan | None
-    weighted: bool
-    rollout: Rollout = field(repr=False)
-
-    def record(self) -> dict:
-        """As records.py writes it."""
-        given = self.rollout
-        return response_record(
-            step=given.step,
-            row=given.row,
-            prompt=self.prompt,
-            tokens=self.tokens,
-            mask=[1] * len(self.tokens),
-            score=self.score,
-            weight=self.weight,
-            advantage=given.advantage,
-            answer=self.answer,
-            reward=given.reward,
-            weighted=self.weighted,
-        )
-
-    def show(self) -> None:
-        """Prints the response in the colours of its weights; in a notebook as HTML."""
-        Console().print(self)
-
-    def __rich__(self) -> Group:
-        """Blue below a weight of 1, orange above, in full at half and at twice as much; the answer underlined."""
-        response = Text()
-        for place, (token, weight) in enumerate(zip(self.tokens, self.weight, strict=True)):
-            answer = self.answer is not None and self.answer.start <= place < self.answer.end
-            response.append(token, Style(bgcolor=_colour(weight), color=LIGHT.ink, underline=answer))
-        return Group(Text(self.prompt, style="dim"), response, Text(self._caption(), style="italic"))
-
-    def _repr_html_(self) -> str:
-        console = Console(record=True, file=io.StringIO(), width=100, color_system="truecolor", force_jupyter=False)
-        console.print(self)
-        return console.export_html(inline_styles=True, code_format='<pre style="white-space: pre-wrap">{code}</pre>')
-
-    def _caption(self) -> str:
-        said = f"{len(self.tokens)} tokens" + " without a complete \\boxed{}" * (self.answer is None)
-        if not self.weighted:
-            return said + ", not weighted by their scores"
-        before = (self.weight if self.answer is None else self.weight[: self.answer.start]) or [1.0]
-        place = "" if self.answer is None else " before the answer"
-        return f"{said}; weights{place} {min(before):.2f} to {max(before):.2f}"
-
-
-def _colour(weight: float) -> Color:
-    """Of the report: from its middle to low or high, by the weight's logarithm."""
-    share = max(-1.0, min(1.0, math.log2(weight))) if weight > 0 else -1.0
-    middle, end = (Color.parse(c).get_truecolor() for c in (LIGHT.middle, LIGHT.low if share < 0 else LIGHT.high))
-    return Color.from_rgb(*(from_ + (to - from_) * abs(share) for from_, to in zip(middle, end, strict=True)))
 
 
 def attribute(
