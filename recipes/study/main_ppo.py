@@ -20,9 +20,7 @@ import pandas as pd
 from recipes.quickstart.plot import read_metrics
 from recipes.study.policy import TASKS, build, task_module
 from recipes.study.sweep import RESULTS
-from recipes.study.train import EVALUATE_EVERY, HELD_OUT, PROBLEMS, Run, overrides, policy_folder, problems
-
-BY_MAIN_PPO = ("grpo", "grail", "oar_g")  # the controls are no schemes of the plugin
+from recipes.study.train import EVALUATE_EVERY, HELD_OUT, METHODS, PROBLEMS, Run, overrides, policy_folder, problems
 
 
 def write_problems(task: str, path: Path, count: int, validation: bool) -> None:
@@ -73,7 +71,7 @@ def main(run: Run, folder: Path, out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("method", choices=BY_MAIN_PPO)
+    parser.add_argument("method", choices=METHODS)
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
     given = parser.parse_args()
