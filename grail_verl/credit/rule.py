@@ -5,7 +5,7 @@ has them or a pass of the model, is for whoever holds the model (hook/engine_pas
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ class Rule:
         config: the options.
 
     Raises:
-        ValueError: a module that cannot be imported, or a name that nobody registered.
+        ValueError: a module that cannot be imported, a name that nobody registered, or a rule that names a field or an
+            option of which there is none.
     """
 
     def __init__(self, config: GrailConfig):
@@ -34,6 +35,8 @@ class Rule:
         self.config = config
         self.score = SCORES.find(config.score)(config)
         self.weights = WEIGHTS.find(config.weights)(config)
+        _require_names("needs", self.score.needs | self.weights.needs, fields(RolloutBatch))
+        _require_names("options", self.score.options | self.weights.options, fields(GrailConfig))
 
     @property
     def names(self) -> str:
@@ -107,6 +110,12 @@ class Rule:
                 f"{self.names}: the {what} are of shape {tuple(tensor_BT.shape)}; needed: (responses, tokens), "
                 f"{tuple(batch.response_mask_BT.shape)}"
             )
+
+
+def _require_names(what: str, named: frozenset[str], there: Iterable[Field]) -> None:
+    """A field or an option that a rule misspells would never be checked."""
+    for name in sorted(named - {field.name for field in there}):
+        raise ValueError(f"a rule's {what} name {name!r}; allowed: {', '.join(field.name for field in there)}")
 
 
 def token_weights(

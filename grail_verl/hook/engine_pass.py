@@ -187,7 +187,7 @@ def _micro_batch(
         if precision == torch.float32
         else torch.autocast(device_type=get_device_name(), dtype=precision)
     )
-    with autocast:
+    with autocast, torch.set_grad_enabled(score.model_pass == "gradient"):
         scores_BS = score.from_model(
             engine.module,
             inputs,

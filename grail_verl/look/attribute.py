@@ -240,7 +240,7 @@ def _micro_batch(model, rows: list[Row], score: Score) -> list[Tensor]:
             [torch.ones_like(row.input_ids) for row in rows],
         )
     )
-    with evaluating(model):
+    with evaluating(model), torch.set_grad_enabled(score.model_pass == "gradient"):
         scores_BS = score.from_model(
             model,
             {"input_ids": ids_BS, "attention_mask": mask_BS, "position_ids": position_ids_BS},

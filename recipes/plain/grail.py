@@ -3,7 +3,7 @@ r"""GRPO and GRAIL, whole and on one page: plain torch and transformers, no verl
     bash recipes/plain/run.sh                  # --method grpo is GRPO
 
 To be read from top to bottom; the method is arXiv 2606.04889. A small model answers arithmetic problems. It is built
-in a minute or two where it is not there (recipes/quickstart), and trained in half a minute. Of 8 responses to a
+in one to three minutes where it is not there (recipes/quickstart), and trained in half a minute. Of 8 responses to a
 problem, those better than the others become more likely, the worse ones less: GRPO gives all tokens of a response that
 same credit. GRAIL asks which tokens a wrong response's own answer hangs on, by the gradient of the answer's
 log-likelihood, and lets these take more of the blame.
@@ -111,6 +111,7 @@ def main(method, policy, steps, seed):
     tokenizer, model = AutoTokenizer.from_pretrained(policy), AutoModelForCausalLM.from_pretrained(policy)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     torch.manual_seed(seed)
+    torch.set_num_threads(1)  # for matrices this small, more threads wait for one another
     rng, rewards = random.Random(seed), []
     held_out = [draw_problem(rng, validation=True) for _ in range(HELD_OUT)]
     *_, before_B = roll_out(model, tokenizer, held_out, do_sample=False)

@@ -118,6 +118,7 @@ if __name__ == "__main__":
     if folder.exists():
         print(f"The policy is there already: {folder}")
     else:
+        torch.set_num_threads(1)  # for matrices this small, more threads wait for one another
         tokenizer, rng = build_tokenizer(), random.Random(0)
         batches = (demonstrations(tokenizer, rng) for _ in range(STEPS))
         save_whole(folder, train_policy(tokenizer, batches, STEPS), tokenizer)

@@ -351,3 +351,108 @@ def test_a_score_without_a_pass_says_so():
 
     with pytest.raises(NotImplementedError, match="Idle has no pass of the model"):
         Rule(GrailConfig(score="idle")).score.from_model(None, {}, None, lambda: False, 1.0)
+
+
+READ = {  # as the README's tables have it
+    "saliency": {"leaf", "alignment", "occurrence"},
+    "oar_g": {"occurrence"},
+    "surprise": set(),
+    "entropy": set(),
+    "standardised": {"std", "mean", "w_min", "w_max", "rollouts", "statistics", "occurrence"},
+    "reshaped": set(),
+    "proportional": {"total", "rollouts", "occurrence"},
+    "top_share": {"share"},
+}
+VALUES = {
+    "std": 0.5, "mean": 1.0, "w_min": 0.5, "w_max": 5.0, "leaf": "embeddings", "rollouts": "wrong", "share": 0.2,
+    "alignment": "predictor", "occurrence": "last", "statistics": "response", "total": 4.0,
+}
+
+
+@pytest.mark.parametrize(("score", "weights"), PAIRS)
+def test_an_option_belongs_to_the_score_or_the_weights_that_read_it(score, weights):
+    """Whatever its value; the answer's place is also read by records."""
+    for option, value in VALUES.items():
+        section = {"score": score, "weights": weights, option: value}
+        rule = Rule(GrailConfig(**section))
+        if option in READ[score] | READ[weights]:
+            rule.refuse_unread(section)
+        else:
+            with pytest.raises(ValueError, match=f"algorithm.grail.{option}=.* has no effect with"):
+                rule.refuse_unread(section)
+    dumped = {"score": score, "weights": weights, "occurrence": "last", "dump_dir": "records", "dump_responses": 3}
+    Rule(GrailConfig(**dumped)).refuse_unread(dumped)
+    with pytest.raises(ValueError, match="dump_responses=3 has no effect without"):
+        Rule(GrailConfig(score=score, weights=weights)).refuse_unread({"dump_responses": 3})
+
+
+def test_who_is_scored():
+    """Padding rows never; an advantage of 0 only where responses are compared; no box only by scores about one."""
+    batch = batch_of(["3 4"] * 3)
+    mask_BT, advantages_BT = batch.response_mask_BT.clone(), -torch.ones(batch.response_mask_BT.shape)
+    mask_BT[0] = False
+    advantages_BT[1] = 0.0
+    batch = dataclasses.replace(batch, response_mask_BT=mask_BT, advantages_BT=advantages_BT)
+    for weights, matter in (("standardised", [False, False, True]), ("top_share", [False, True, True])):
+        rule = Rule(GrailConfig(score="surprise", weights=weights))
+        assert rule.can_weigh(batch).tolist() == [False, True, True]
+        assert rule.matters(batch).tolist() == matter
+        assert not Rule(GrailConfig(weights=weights)).can_weigh(batch).any()
+
+
+def test_weights_carry_no_graph():
+    rule, batch = Rule(GrailConfig(score="surprise", weights="proportional")), batch_of(["3 4"])
+    scores_BT = torch.rand(batch.response_mask_BT.shape, requires_grad=True)
+    credit = rule.credit(batch, scores_BT, rule.can_weigh(batch))
+    assert not credit.weights_BT.requires_grad and not credit.scores_BT.requires_grad
+
+
+def test_scores_of_the_wrong_shape_are_told_so():
+    rule, batch = Rule(GrailConfig(score="surprise")), batch_of(["3 4"])
+    with pytest.raises(ValueError, match=r"the scores are of shape \(1, 1\); needed: .*"):
+        rule.credit(batch, torch.ones(1, 1), rule.can_weigh(batch))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "says"),
+    [
+        ({"needs": frozenset({"reward_B"})}, "a rule's needs name 'reward_B'; allowed: response_mask_BT, "),
+        ({"options": frozenset({"stdd"})}, "a rule's options name 'stdd'; allowed: score, weights, "),
+        ({"model_pass": "backward"}, "model_pass='backward' is not allowed; allowed: none . forward . gradient"),
+        ({"model_pass": "forward"}, "model_pass='forward' does not fit: it has no from_model"),
+        ({"from_model": lambda *_: None}, "model_pass='none' does not fit: it has a from_model"),
+        ({"needs": frozenset({"rewards_B"})}, None),
+    ],
+)
+def test_a_rule_that_names_what_is_not_there_is_refused(attributes, says):
+    register_score("mine")(type("Mine", (Score,), attributes))
+    if says is not None:
+        with pytest.raises(ValueError, match=says):
+            Rule(GrailConfig(score="mine"))
+        return
+    with pytest.raises(ValueError, match="score=mine .* need RolloutBatch.rewards_B, which a file does not hand over"):
+        Rule(GrailConfig(score="mine")).refuse_lacking(["rewards_B"], "a file")
+
+
+def test_a_path_of_ones_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path, RULES.format(name="at_home"))
+    Rule(GrailConfig(modules=["~/rules.py"], score="at_home"))
+
+
+@pytest.mark.parametrize("score", ["surprise", "entropy"])
+def test_a_fused_head_gives_what_it_has_computed(score):
+    """verl's fused kernels put both into the model's output, in place of logits."""
+    from types import SimpleNamespace
+
+    from grail_verl.credit.scores import prediction
+
+    keep_BS = torch.tensor([[False, True, True, False]])
+    log_probs_BS, entropy_BS = -torch.tensor([[9.0, 1.0, 2.0, 9.0]]), torch.tensor([[9.0, 3.0, 4.0, 9.0]])
+    output = SimpleNamespace(log_probs=log_probs_BS, entropy=entropy_BS)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(prediction, "forward_at", lambda *_: output)
+        scores_BS = Rule(GrailConfig(score=score)).score.from_model(
+            None, {}, SimpleNamespace(keep_BS=keep_BS), lambda: False, 1.0
+        )
+    assert scores_BS.tolist() == [[0, 1, 2, 0] if score == "surprise" else [0, 3, 4, 0]]

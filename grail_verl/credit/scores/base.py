@@ -13,6 +13,8 @@ from grail_verl.credit.config import GrailConfig
 from grail_verl.credit.registry import Registry
 from grail_verl.credit.rows import Targets
 
+MODEL_PASSES = ("none", "forward", "gradient")
+
 
 class Score:
     """A rule that scores tokens: from what the batch holds (`from_batch`), by a pass of the model (`from_model`), or
@@ -25,7 +27,7 @@ class Score:
         needs: fields of RolloutBatch that may be None, without which there is no score.
         needs_answer: it is about the response's own answer. A response without one keeps weight 1, and what lies behind
             an answer is not computed and scores 0.
-        model_pass: none | forward | gradient: what `from_model` does with the model.
+        model_pass: none | forward | gradient: what `from_model` does with the model; a forward pass keeps no graph.
         needs_logits: of a pass, in which verl's fused kernels give log-probs in place of logits: they are refused.
         alignment: of a pass, predictor | token: the input position whose score is a token's, the one before it, which
             predicts it, or its own.
@@ -41,6 +43,15 @@ class Score:
     fp16_loss_scale = 1.0
 
     def __init__(self, config: GrailConfig):
+        if self.model_pass not in MODEL_PASSES:
+            raise ValueError(
+                f"{type(self).__name__}.model_pass={self.model_pass!r} is not allowed; allowed: "
+                + " | ".join(MODEL_PASSES)
+            )
+        passes = type(self).from_model is not Score.from_model
+        if passes != (self.model_pass != "none"):
+            has = "a" if passes else "no"
+            raise ValueError(f"{type(self).__name__}.model_pass={self.model_pass!r} does not fit: it has {has} from_model")
         self.config = config
 
     def from_batch(self, batch: RolloutBatch) -> Tensor | None:
