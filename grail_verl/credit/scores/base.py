@@ -43,15 +43,12 @@ class Score:
     fp16_loss_scale = 1.0
 
     def __init__(self, config: GrailConfig):
-        if self.model_pass not in MODEL_PASSES:
-            raise ValueError(
-                f"{type(self).__name__}.model_pass={self.model_pass!r} is not allowed; allowed: "
-                + " | ".join(MODEL_PASSES)
-            )
+        said = f"{type(self).__name__}.model_pass={self.model_pass!r}"
         passes = type(self).from_model is not Score.from_model
+        if self.model_pass not in MODEL_PASSES:
+            raise ValueError(f"{said} is not allowed; allowed: {' | '.join(MODEL_PASSES)}")
         if passes != (self.model_pass != "none"):
-            has = "a" if passes else "no"
-            raise ValueError(f"{type(self).__name__}.model_pass={self.model_pass!r} does not fit: it has {has} from_model")
+            raise ValueError(f"{said} does not fit: it has {'a' if passes else 'no'} from_model")
         self.config = config
 
     def from_batch(self, batch: RolloutBatch) -> Tensor | None:
