@@ -37,7 +37,8 @@ def compute_score(
     Args:
         data_source: the data set's name, for messages.
         solution_str: the response's text, of any length and content.
-        ground_truth: text or a number. Of text that holds a complete `\boxed{}` the last one counts.
+        ground_truth: text or a number. Of text that holds a complete `\boxed{}` the last one counts, of GSM8K's worked
+            solutions what follows `####`.
         extra_info, reward_router_address, reward_model_tokenizer: what verl passes besides; not used.
 
     Returns:
@@ -45,11 +46,11 @@ def compute_score(
         complete box; `grading_failed`, the grader ran out of time or memory, died or raised, and `score` is 0.
 
     Raises:
-        ValueError: there is no ground truth, or it is neither text nor a number. It ends the run: a mistake in the
-            data, which graded as 0 would be trained on unnoticed.
+        ValueError: there is no ground truth, or it is neither text nor a number: a mistake in the data, which graded as
+            0 would be trained on unnoticed. Both end the run, by manager.py.
         RuntimeError: the grading process does not start; its own error is on the standard error.
     """
-    truth = _truth_text(ground_truth, data_source)
+    truth = truth_text(ground_truth, data_source)
     answer = _last_box(solution_str)
     found = WRONG if answer is None else verdict(truth, answer.strip())
     failed = found not in (RIGHT, WRONG)
@@ -64,7 +65,12 @@ def compute_score(
     }
 
 
-def _truth_text(ground_truth, data_source) -> str:
+def truth_text(ground_truth, data_source) -> str:
+    """The text that answers are compared with.
+
+    Raises:
+        ValueError: there is none, or it is neither text nor a number.
+    """
     if not isinstance(ground_truth, str | numbers.Number | None):
         kind = type(ground_truth).__name__
         raise ValueError(f"a ground_truth of data source {data_source!r} is of type {kind}, not text or a number")

@@ -26,7 +26,10 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 from grail_verl.reward.latex import cleaned
@@ -75,7 +78,7 @@ class _Grader:
             self.close()
             raise RuntimeError("the grading process of grail_verl.reward did not start; see standard error")
 
-    def grade(self, truth: str, answer: str) -> int:
+    def grade(self, truth: str, answer: str | None) -> int:
         self._connection.send((truth, answer))
         if self._connection.poll(PATIENCE_SECONDS):
             return self._connection.recv_bytes()[0]
@@ -135,6 +138,40 @@ def verdict(truth: str, answer: str) -> int:
         graders.put(grader)
 
 
+_EXACT = re.compile(r"-?\d+(\.\d+)?|-?\\[dt]?frac\{\d+\}\{\d+\}|[a-zA-Z]", re.ASCII)  # read by whoever sees it
+
+
+def are_read(truths: list[str], seconds: float) -> list[bool | None]:
+    """Whether the grader reads something from each truth: None where time was up.
+
+    Raises:
+        RuntimeError: the grading process does not start.
+    """
+    verdicts: list[bool | None] = [True if _EXACT.fullmatch(truth) else None for truth in truths]
+    left = iter([index for index, verdict in enumerate(verdicts) if verdict is None])
+    deadline, lock = time.monotonic() + seconds, threading.Lock()
+
+    def read(_):
+        grader = None
+        try:
+            while time.monotonic() < deadline:
+                with lock:
+                    index = next(left, None)
+                if index is None:
+                    return
+                grader = grader or _Grader()
+                verdicts[index] = grader.grade(truths[index], None) == RIGHT
+        finally:
+            if grader:
+                grader.close()
+
+    workers = min(os.cpu_count() or 1, sum(verdict is None for verdict in verdicts))
+    if workers:
+        with ThreadPoolExecutor(workers) as threads:
+            list(threads.map(read, range(workers)))
+    return verdicts
+
+
 def serve(file_descriptor: int) -> None:
     """The grading process: verdicts for the pairs that come in, until the reward worker closes the pipe or is dead."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the reward worker
@@ -143,21 +180,22 @@ def serve(file_descriptor: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, deadly)
     logging.disable()
-    is_right = _without_lambdify()
+    is_right, is_read = _without_lambdify()
     for truth, answer in WARM_UP:
         is_right(truth, answer)
     gc.freeze()  # children would copy every page that a collection touches
     with Connection(file_descriptor) as connection, contextlib.suppress(EOFError, OSError):
         connection.send_bytes(bytes([RIGHT]))
         while True:
-            pair = connection.recv()
+            truth, answer = connection.recv()  # no answer: is the truth read?
             child = os.fork()
             if child == 0:
                 status = FAILED
                 try:
                     connection.close()
                     _limit()
-                    status = RIGHT if is_right(*pair) else WRONG
+                    right = is_read(truth) if answer is None else is_right(truth, answer)
+                    status = RIGHT if right else WRONG
                 finally:
                     os._exit(status)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -172,8 +210,8 @@ def _limit() -> None:
         resource.setrlimit(limit, (value, value))
 
 
-def _without_lambdify() -> Callable[[str, str], bool]:
-    """The function that grades one pair, with nothing in reach that compiles what a model wrote.
+def _without_lambdify() -> tuple[Callable[[str, str], bool], Callable[[str], bool]]:
+    """The functions that grade one pair and read one truth, with nothing in reach that compiles what a model wrote.
 
     The LaTeX grammar makes symbols of names and numbers of digits, and nothing is given to sympy's string parser, which
     is an `eval`. `lambdify`, which compiles the names of symbols, is cut off where the numerical value of a sum would
@@ -181,13 +219,13 @@ def _without_lambdify() -> Callable[[str, str], bool]:
     """
     import sympy
 
-    from grail_verl.reward.verdict import is_right
+    from grail_verl.reward.verdict import is_read, is_right
 
     def refuse(*_):
         raise NotImplementedError  # a sum has other ways to its value
 
     sympy.core.evalf.lambdify = refuse
-    return is_right
+    return is_right, is_read
 
 
 # A pair for each path through the parser and the comparisons, which builds their tables and imports.

@@ -399,7 +399,7 @@ def test_no_written_text_is_compiled():
     script = r"""
         import sys
         from grail_verl.reward.grader import _without_lambdify
-        is_right, compiled = _without_lambdify(), []
+        (is_right, _), compiled = _without_lambdify(), []
         sys.addaudithook(lambda event, args: compiled.append(str(args[0])) if event == "compile" else None)
         names = [r"\text{canary}", r"\text{canary[0]}", r"\mathit{canary}", r"\variable{canary()}", "x_{canary(n)}",
                  r"\text{__import__('canary')}", r"\operatorname{canary}(2)", r"\bar{canary}", r"f_{canary}(2)"]
