@@ -2,7 +2,8 @@
 
 Each is installed right after its module was imported, checks that what it replaces still has the shape it
 knows, and fails the import loudly when it has not. With another estimator than `grail`, or
-another reward than grail_verl.reward, each one passes its call through untouched. (What a CPU needs beyond this is in cpu/patches.py.)
+another reward than grail_verl.reward, each one passes its call through untouched. (What a CPU needs beyond this is in
+cpu/patches.py.)
 """
 
 import functools

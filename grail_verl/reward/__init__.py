@@ -1,8 +1,8 @@
 r"""verl's reward: 1.0 if what the last complete `\boxed{}` of a response holds means the ground truth, else 0.0.
 
 At the head of the data's way: *response → reward* → advantages, which the rest of the package then reweights. Used as
-`reward.custom_reward_function.path=pkg://grail_verl.reward`; needs `pip install "grail-verl[math]"`. docs/reward.md says
-what is equal to what.
+`reward.custom_reward_function.path=pkg://grail_verl.reward`; needs `pip install "grail-verl[math]"`. docs/reward.md
+says what is equal to what.
 
     compute_score ── a truth and an answer ──> grader.py, a process apart, under the kernel's limits:
         latex.py (text → tokens) → reading.py (→ parts) → values.py (→ values) → verdict.py

@@ -1,9 +1,9 @@
 """Ends the run when its rewards cannot be computed.
 
 verl's V1 agent loop catches what a reward raises and trains on the other responses; in colocate_async it would draw
-prompts for ever. So the reward worker that meets such a fault leaves the reason in Ray's key-value store, and main_ppo's
-process, which started Ray and looks there every two seconds, prints it and ends, whatever it is waiting for; Ray ends the
-rest of the job with it.
+prompts for ever. So the reward worker that meets such a fault leaves the reason in Ray's key-value store, and
+main_ppo's process, which started Ray and looks there every two seconds, prints it and ends, whatever it is waiting
+for; Ray ends the rest of the job with it.
 
     reward worker ── tell(reason) ──> Ray's key-value store <── watch() ── main_ppo's process
 """

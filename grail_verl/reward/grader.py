@@ -1,9 +1,9 @@
 r"""Grades each answer in a process of its own, under the kernel's limits.
 
 On the data's way: reward worker → *grading process* → verdict. What a policy writes into a box may keep a computer
-algebra system busy for ever, or eat the node's memory, inside C code that no exception reaches; and time limits by signal,
-as math-verify has them, cannot be used by verl's reward workers, who grade in threads. So no answer is parsed in the
-process that trains:
+algebra system busy for ever, or eat the node's memory, inside C code that no exception reaches; and time limits by
+signal, as math-verify has them, cannot be used by verl's reward workers, who grade in threads. So no answer is parsed
+in the process that trains:
 
     reward worker ── a pair ──> grading process ── fork ──> one child for this answer, under the kernel's limits
                   <─ verdict ──                 <─ exit status, or the signal that killed it
@@ -57,7 +57,9 @@ class _Grader:
         RuntimeError: it does not start.
     """
 
-    _COMMAND = "import sys; sys.path[:] = sys.argv[2:]; from grail_verl.reward.grader import serve; serve(int(sys.argv[1]))"
+    _COMMAND = (
+        "import sys; sys.path[:] = sys.argv[2:]; from grail_verl.reward.grader import serve; serve(int(sys.argv[1]))"
+    )
 
     def __init__(self):
         self._connection, theirs = multiprocessing.Pipe()

@@ -18,7 +18,8 @@ class Word(str):
 
 _SIGNS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*",
-    "÷": r"\div ", "°": r"^{\circ}", "º": r"^{\circ}", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
+    "÷": r"\div ", "°": r"^{\circ}", "º": r"^{\circ}", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
+    "≈": r"\approx ",
     "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∖": r"\setminus ", "±": r"\pm ", "∓": r"\mp ",
     "√": r"\sqrt ", "→": r"\to ", "…": r"\ldots ", "⋯": r"\ldots ", "′": "'", "’": "'", "″": "''", "⟨": r"\langle ",
     "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "ℝ": r"\mathbb{R}",
@@ -31,7 +32,8 @@ _SIGNS = {
 
 def _letters() -> dict[str, str]:
     """Greek letters, and digits above and below the line, by their Unicode names."""
-    digits = {name: str(n) for n, name in enumerate("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split())}
+    names = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE"
+    digits = {name: str(n) for n, name in enumerate(names.split())}
     digits |= {"PLUS SIGN": "+", "MINUS": "-", "LATIN SMALL LETTER N": "n", "LATIN SMALL LETTER I": "i"}
     found = {}
     for code in [*range(0x370, 0x400), 0xB2, 0xB3, 0xB9, *range(0x2070, 0x209D)]:
@@ -48,8 +50,10 @@ _SIGNS = str.maketrans({sign: text for sign, text in (_letters() | _SIGNS).items
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _RAISED = re.compile(r"(?:\^\{[\d+\-in]\}){2,}|(?:_\{\d\}){2,}")
 
-_SPACE = re.compile(r"(?<!\\)\\[,;:! ]|~|\\(?:quad|qquad|thinspace|enspace|hfill|hskip|space)(?![a-zA-Z])|\\hspace\{[^{}]*\}")
-_DIGIT_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|\\,| )\d{3})+(?![\d,])|(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_SPACE = re.compile(
+    r"(?<!\\)\\[,;:! ]|~|\\(?:quad|qquad|thinspace|enspace|hfill|hskip|space)(?![a-zA-Z])|\\hspace\{[^{}]*\}"
+)
+_DIGIT_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:(?:\{,\}|\\,| )\d{3})+|(?:,\d{3})+)(?![\d,])")
 _MIXED = re.compile(r"(?<![\d./^_{])(\d+) +(\d+)/(\d+)(?![\d.])", re.ASCII)
 # 7.9e5, 1e-07 and 2E-1, but 2e-1 is 2·e − 1.
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+\.\d+|\d+(?=E|e\d|e[+-]\d\d))[eE]([+-]?\d+)(?!\w|\.\d)", re.ASCII)
@@ -70,9 +74,14 @@ def _repeating(match: re.Match) -> str:
     return rf"\frac{{{int(whole + start + period) - int(whole + start)}}}{{{below}}}"
 
 
+def _vulgar(match: re.Match) -> str:
+    above, below = unicodedata.normalize("NFKC", match[0]).split("⁄")
+    return rf"\frac{{{above}}}{{{below}}}"
+
+
 def cleaned(text: str) -> str:
-    """The text in ASCII where there is a way to say it so, with the numbers that commas and spaces split in one piece."""
-    text = _VULGAR.sub(lambda match: r"\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", match[0]).split("⁄")), text)
+    """The text in ASCII where there is a way to say it so, and numbers that commas and spaces split in one piece."""
+    text = _VULGAR.sub(_vulgar, text)
     text = text.translate(_SIGNS)
     text = _RAISED.sub(lambda match: f"{match[0][0]}{{{re.sub(r'[{}^_]', '', match[0])}}}", text)
     text = unicodedata.normalize("NFKC", text).replace("\\\\%", r"\%")
@@ -95,28 +104,36 @@ def cleaned(text: str) -> str:
 
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\d+(?:\.\d+)?|\.\d+|[a-zA-Z]{2,}|\S", re.DOTALL)
 
-_TEXT = set(r"\text \textbf \textit \textrm \textsf \texttt \textnormal \textup \textsc \mbox \hbox \emph \mathrm".split())
-_TEXT |= {r"\operatorname", r"\textmd", r"\mathop"}
-_DROPPED = set(
+_TEXT_NAMES = (
+    r"\text \textbf \textit \textrm \textsf \texttt \textnormal \textup \textsc \textmd \mbox \hbox \emph \mathrm "
+    r"\operatorname \mathop"
+)
+_TEXT = set(_TEXT_NAMES.split())
+_DROPPED_NAMES = (
     r"\displaystyle \textstyle \scriptstyle \limits \nolimits \left \right \middle \big \Big \bigg \Bigg \bigl \bigr "
     r"\Bigl \Bigr \biggl \biggr \mleft \mright \large \Large \LARGE \huge \Huge \small \tiny \normalsize \bf \rm \it "
     r"\sf \tt \bfseries \itshape \boxed \fbox \underline \mathbf \boldsymbol \bm \mathit \mathsf \mathtt \mathnormal "
     r"\mathord \mathstrut \ensuremath \pmb \mathfrak \strut \protect \underbrace \hphantom \cal \mathclose \mathopen"
-    .split()
-)  # fmt: skip
-_DROPPED_WITH_ARGUMENT = set(r"\color \textcolor \colorbox \phantom \hspace \vspace \tag \label \vphantom".split())
+)
+_DROPPED = set(_DROPPED_NAMES.split())
+_DROPPED_WITH_ARGUMENT = {
+    r"\color", r"\textcolor", r"\colorbox", r"\phantom", r"\vphantom", r"\hspace", r"\vspace", r"\tag", r"\label",
+}  # fmt: skip
 _RENAMED = {
     r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\nicefrac": r"\frac", r"\sfrac": r"\frac",
     r"\flatfrac": r"\frac", r"\dbinom": r"\binom", r"\tbinom": r"\binom", r"\lbrace": r"\{", r"\rbrace": r"\}",
     r"\lbrack": "[", r"\rbrack": "]", r"\lparen": "(", r"\rparen": ")", r"\neq": r"\ne", r"\leq": r"\le",
-    r"\leqslant": r"\le", r"\leqq": r"\le", r"\geqq": r"\ge", r"\surd": r"\sqrt", r"\geq": r"\ge", r"\geqslant": r"\ge", r"\lt": "<", r"\gt": ">", r"\simeq": r"\approx",
+    r"\leqslant": r"\le", r"\leqq": r"\le", r"\geqq": r"\ge", r"\surd": r"\sqrt",
+    r"\geq": r"\ge", r"\geqslant": r"\ge",
+    r"\lt": "<", r"\gt": ">", r"\simeq": r"\approx",
     r"\rightarrow": r"\to", r"\longrightarrow": r"\to", r"\mapsto": r"\to", r"\dots": r"\ldots", r"\cdots": r"\ldots",
     r"\dotsc": r"\ldots", r"\dotsb": r"\ldots", r"\varnothing": r"\emptyset", r"\smallsetminus": r"\setminus",
     r"\backslash": r"\setminus", r"\colon": ":", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\mid": "|",
     r"\lVert": r"\|", r"\rVert": r"\|", r"\Vert": r"\|", "%": r"\%", r"\varepsilon": r"\epsilon", r"\varphi": r"\phi",
     r"\vartheta": r"\theta", r"\varrho": r"\rho", r"\varsigma": r"\sigma", r"\ast": "*", r"\intercal": r"\top",
     r"\widehat": r"\hat", r"\widetilde": r"\tilde", r"\overrightarrow": r"\vec", r"\Bbb": r"\mathbb", r"\R": r"\Reals",
-    r"\imath": "i", r"\jmath": "j", r"\land": r"\wedge", r"\prime": "'", r"\iff": r"\Leftrightarrow", r"\bar": r"\overline",
+    r"\imath": "i", r"\jmath": "j", r"\land": r"\wedge", r"\prime": "'", r"\iff": r"\Leftrightarrow",
+    r"\bar": r"\overline",
     r"\arcsinh": r"\arsinh", r"\arccosh": r"\arcosh", r"\arctanh": r"\artanh", r"\tg": r"\tan", r"\ctg": r"\cot",
     r"\complement": "c", r"\bigcup": r"\cup", r"\times": r"\cdot", "*": r"\cdot"
 }  # fmt: skip
@@ -124,10 +141,11 @@ _ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1}
 _ARGUMENTS |= dict.fromkeys([r"\vec", r"\hat", r"\overline", r"\tilde", r"\dot", r"\ddot"], 1)
 _INFIX = {r"\over": r"\frac", r"\choose": r"\binom"}
 # Names that stand for functions or relations where they are set upright.
-_UPRIGHT = set(
+_UPRIGHT_NAMES = (
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp gcd max min det arsinh arcosh artanh "
-    "arcsinh arccosh arctanh".split()
+    "arcsinh arccosh arctanh"
 )
+_UPRIGHT = set(_UPRIGHT_NAMES.split())
 _NAMES = {"infinity": r"\infty", "inf": r"\infty", "sqrt": r"\sqrt", "pi": r"\pi", "infty": r"\infty"}
 _CONNECTIVES = {"and", "or"}
 _BEFORE = _CONNECTIVES | {"at", "to", "if", "for", "on", "in", "is", "are", "from", "through", "with"}  # (1, 2)
@@ -309,7 +327,8 @@ def _words(tree: list, items: list, known: set[str], script: bool) -> list[str]:
     if name in _UPRIGHT and (unit_name(name) is None or (items and items[-1] in ("(", r"\{", "_"))):
         items.append("\\" + name)
         return []
-    if script or (items and items[-1] in ("_", "(") and name.isalpha() and len(name) > 1 and name not in _BEFORE):  # a name
+    is_function = bool(items) and items[-1] in ("_", "(") and len(name) > 1 and name.isalpha() and name not in _BEFORE
+    if script or is_function:
         return _name(name)
     out: list[str] = []
     unit = all(unit_name(token) or token in ("/", r"\cdot", "^", "2", "3") for token in inner)

@@ -37,7 +37,7 @@ def policy_tokens(data: DataProto) -> DataProto:
     """One response without the tokens that the policy did not write."""
     fields = data.non_tensor_batch.get("tool_extra_fields")
     mask = None if fields is None else fields[0].get(MASK)
-    if mask is None and "response_mask" in data.batch.keys():
+    if mask is None and "response_mask" in list(data.batch.keys()):
         mask = data.batch["response_mask"][0].tolist()
     if mask is None:
         return data

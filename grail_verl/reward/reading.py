@@ -23,7 +23,7 @@ RELATIONS = {"=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "
 INEQUALITIES = {"<", ">", "<=", ">="}
 _TRIGONOMETRIC = {r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc"}
 _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_STOP_WORDS = set("is are the an of be it its a".split())
+_STOP_WORDS = {"is", "are", "the", "an", "a", "of", "be", "it", "its"}
 _SETS = {
     ("no", "solution"): r"\emptyset", ("no", "solutions"): r"\emptyset", ("no", "real", "solutions"): r"\emptyset",
     ("no", "real", "solution"): r"\emptyset", ("empty", "set"): r"\emptyset", ("none",): r"\emptyset",
@@ -132,9 +132,9 @@ def _read(part: list[str]):
         part = part[:-1]
     if not part:
         raise ValueError("empty")
-    if len(part) > 3 and part[0] == "(" and part[2] == ")" and part[1] in tuple("ABCDEFGH"):
-        if part[3] not in ("^", "+", "-", "=", "/", r"\cdot", r"\cup", r"\cap", ",", "_", "!"):
-            return Choice(part[1], _read(part[3:]))
+    is_choice = len(part) > 3 and part[0] == "(" and part[2] == ")" and part[1] in tuple("ABCDEFGH")
+    if is_choice and part[3] not in ("^", "+", "-", "=", "/", r"\cdot", r"\cup", r"\cap", ",", "_", "!"):
+        return Choice(part[1], _read(part[3:]))
     if len(part) > 2 and part[0] in tuple("ABCDE") and part[1] in (".", ":"):
         return Choice(part[0], _read(part[2:]))
     part, qualifiers = _qualifiers(part)
@@ -150,10 +150,10 @@ def _qualifiers(part: list[str]) -> tuple[list[str], list[list[str]]]:
     """What stands before "for all …", "where …", and that."""
     for index, token in enumerate(part):
         after = part[index + 1] if index + 1 < len(part) else ""
-        if index and ((token == "for" and after in _ALL) or token == "where" or token == r"\forall"):
-            if _depth(part[:index]) == 0 and isinstance(token, Word) or token == r"\forall":
-                rest = [word for word in part[index + 1 :] if word not in _ALL]
-                return [*_without_comma(part[:index])], [rest] if rest else []
+        begins = (token == "for" and after in _ALL) or token in ("where", r"\forall")
+        if index and begins and _depth(part[:index]) == 0:
+            rest = [word for word in part[index + 1 :] if word not in _ALL]
+            return _without_comma(part[:index]), [rest] if rest else []
     return part, []
 
 
@@ -200,7 +200,8 @@ def _element(part: list[str]):
         if len(colon) == 1 and all(isinstance(token, Word) for token in label[0]) and label[1]:
             sides, signs = label, ["="]
     words = [index for index, token in enumerate(part) if isinstance(token, Word)]
-    if not signs and words and isinstance(part[0], Word) and part[words[-1]] in ("is", "are") and len(part) > len(words):
+    said = bool(words) and words[0] == 0 and part[words[-1]] in ("is", "are") and len(part) > len(words)
+    if said and not signs:
         sides, signs = [part[: words[-1]], part[words[-1] + 1 :]], ["="]  # the answer is 5
     if signs:
         if all(sides) and not _has_loose_words(sides):
@@ -379,10 +380,15 @@ def _matching(part: list[str], start: int) -> int:
 
 
 def is_name(name: tuple[str, ...]) -> bool:
-    """A symbol, a function of symbols, a set of capitals (AB, the segment), or words: what an answer is the value of."""
+    """A symbol, a function of symbols, capitals (AB, the segment), or words: what an answer is the value of."""
     if isinstance(name[0], Word):
         return True
     text = re.sub(r"[_^]\{[^{}]*(\{[^{}]*\})?[^{}]*\}|'", "", "".join(name))
     text = re.sub(r"\\(?:mathit|mathcal|vec|hat|overline|tilde|dot|mathbb)\{(\\?\w+)\}", "x", text)
     text = re.sub(r"\\[a-zA-Z]+", "x", text)
-    return bool(re.fullmatch(r"[a-zA-Z](\([\w,+\-]+\)|\[[\w,+\-]+\])?|x?[A-Z]{2,4}|\[[A-Z]{3,}\]|\([a-zA-Z](,[a-zA-Z])*\)", text))
+    return bool(_NAME.fullmatch(text))
+
+
+_NAME = re.compile(
+    r"[a-zA-Z](\([\w,+\-]+\)|\[[\w,+\-]+\])?|x?[A-Z]{2,4}|\[[A-Z]{3,}\]|\([a-zA-Z](,[a-zA-Z])*\)"
+)

@@ -2,8 +2,8 @@ r"""The ground truths of a run's data files, checked before Ray starts.
 
 In front of the data's way: *data files* → prompts → responses → reward. What is missing there is found within seconds
 instead of in a step that trains on what is left. Every row must have a truth, text or a number. And from each distinct
-one the grader should read something: from a page of prose it does not, and every answer to it would be graded 0. That is
-no error, as such rows teach nothing and do no harm, but it is told.
+one the grader should read something: from a page of prose it does not, and every answer to it would be graded 0. That
+is no error, as such rows teach nothing and do no harm, but it is told.
 """
 
 import json
@@ -54,7 +54,7 @@ def check(files: list[str]) -> None:
     looked_at = len(verdicts) - verdicts.count(None)
     print(
         f"grail_verl.reward: {rows} ground truths are there; read {looked_at} of {len(truths)} distinct ones in "
-        f"{time.monotonic() - started:.1f} s; nothing is read from {len(unread)}, of which only the very same text is right"
+        f"{time.monotonic() - started:.1f} s; nothing is read from {len(unread)}, of which only the same text is right"
         + "".join(f"\n  {places[truth]}: {truth[:100]!r}" for truth in unread[:SHOWN])
     )
 

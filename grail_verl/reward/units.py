@@ -1,8 +1,8 @@
 r"""The closed list of units: what may stand behind a number without being part of its value.
 
-On the grader's way: text → *tokens* → parts → values. Of tokens that end in `12 \text{ cm}^{2}` this finds where the unit
-begins and which it is. A unit that is not here is prose, which is compared as words. Abbreviations of one letter count
-only where they are set as text behind a number: everywhere else they are variables.
+On the grader's way: text → *tokens* → parts → values. Of tokens that end in `12 \text{ cm}^{2}` this finds where the
+unit begins and which it is. A unit that is not here is prose, which is compared as words. Abbreviations of one letter
+count only where they are set as text behind a number: everywhere else they are variables.
 """
 
 from collections import Counter
@@ -75,20 +75,20 @@ unit
 percent pct percentage
 """
 # Things that are counted.
-_COUNTED = """
-apple ball book box boy car card cat chair child children coin cookie cow cube digit dog edge egg element face fish flower
-game girl gift integer jelly light line man men marble match mark member monkey number page page pair part people person
-pen pencil penny pennies piece plate player point pole prime problem question race ring row seat sheep shirt side solution
-song square squares stamp step stick stone student sticker subset team term test ticket tile time toy tree triangle vertex
-vertices vote way win woman women word worker zero root bird candle cup bag bottle lap outcome value possibility
-possibilities combination arrangement permutation handshake divisor factor color colour sheet slice pizza candy candies
-pieces foot-pound revolution rotation trip crayon
-""".split()
+_COUNTED_TABLE = """
+apple ball book box boy car card cat chair child children coin cookie cow cube digit dog edge egg element face fish
+flower game girl gift integer jelly light line man men marble match mark member monkey number page page pair part
+people person pen pencil penny pennies piece plate player point pole prime problem question race ring row seat sheep
+shirt side solution song square squares stamp step stick stone student sticker subset team term test ticket tile time
+toy tree triangle vertex vertices vote way win woman women word worker zero root bird candle cup bag bottle lap
+outcome value possibility possibilities combination arrangement permutation handshake divisor factor color colour
+sheet slice pizza candy candies pieces revolution rotation trip crayon
+"""
 _COMPOUND = {"mph": {"mile": 1, "hour": -1}, "kmh": {"km": 1, "hour": -1}, "kph": {"km": 1, "hour": -1}}
 _MODIFIERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
 _NAMES = {name: line.split()[0] for line in _TABLE.strip().splitlines() for name in line.split()}
-_NAMES |= {name: name for name in _COUNTED}
+_NAMES |= {name: name for name in _COUNTED_TABLE.split()}
 # What needs no \text behind a number and a space: nobody writes these for a product of variables.
 BARE_UNITS = "|".join(
     sorted((f"{name}s?" for name in _NAMES if len(name) > 3), key=len, reverse=True)

@@ -5,10 +5,10 @@ On the grader's way: text → tokens → parts → *values* → verdict. The exp
 something else (I, E, T, d, \gamma, primes, subscripts) become names of their own, decimals exact fractions, and no
 number is ever chopped.
 
-Two numbers are equal if they are so exactly, or if 120 digits cannot tell them apart (sympy's evalf, which knows how many
-of the digits it gives are right). Two expressions with variables are equal if they are so at every point tried: at
-positive rationals, and at negative ones where everything within is real; or, if all variables are named as integers are,
-at integers.
+Two numbers are equal if they are so exactly, or if 120 digits cannot tell them apart (sympy's evalf, which knows how
+many of the digits it gives are right). Two expressions with variables are equal if they are so at every point tried: at
+positive rationals, and at negative ones where everything within is real; or, if all variables are named as integers
+are, at integers.
 """
 
 import functools
@@ -49,13 +49,15 @@ class _Converter(_Latex2Sympy):
         return self.mat_mul_flat(first, rest) if is_matrix else self.mul_flat(first, rest)
 
 
-_KNOWN = set(
+_KNOWN_NAMES = (
     r"\frac \binom \sqrt \cdot \div \sin \cos \tan \csc \sec \cot \arcsin \arccos \arctan \sinh \cosh \tanh \arsinh "
     r"\arcosh \artanh \ln \log \exp \lim \to \int \sum \prod \infty \max \min \gcd \det \lfloor \rfloor \lceil \rceil "
-    r"\begin \end \mathbb \mathit \overline \vec \hat \tilde \dot \emptyset \cup \cap \setminus \{ \} \| \mathcal \\ \% "
+    r"\begin \end \mathbb \mathit \overline \vec \hat \tilde \dot \emptyset \cup \cap \setminus \{ \} \| "
+    r"\mathcal \\ \% "
     r"\alpha \beta \delta \epsilon \eta \theta \iota \kappa \lambda \mu \nu \xi \pi \rho \sigma \tau \upsilon \phi "
-    r"\chi \psi \omega \Delta \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega \partial \wedge".split()
-)  # fmt: skip
+    r"\chi \psi \omega \Delta \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega \partial \wedge"
+)
+_KNOWN = set(_KNOWN_NAMES.split())
 _OWN_SCRIPTS = {r"\log", r"\sum", r"\prod", r"\int", r"\lim", r"\max", r"\min"}
 _SIGNS = {"+": "plus", "-": "minus", "*": "star", ",": "comma", "/": "over", "'": "prime", "=": "is"}
 
@@ -259,7 +261,8 @@ _POINTS = [[sympy.Rational(*pair) for pair in pairs] for pairs in (
     [(-307, 41), (-11, 67), (-37, 83), (113, 31), (-79, 59), (-29, 71)],
 )]  # fmt: skip
 _INTEGER_POINTS = [[sympy.Integer(n) for n in row] for row in (
-    [7, 4, 3, 2], [12, 5, 7, 3], [10, 9, 2, 5], [9, 2, 8, 6], [5, 3, 4, 1], [16, 8, 11, 7], [-3, 2, -5, 4], [-4, -1, 6, -7],
+    [7, 4, 3, 2], [12, 5, 7, 3], [10, 9, 2, 5], [9, 2, 8, 6], [5, 3, 4, 1], [16, 8, 11, 7], [-3, 2, -5, 4],
+    [-4, -1, 6, -7],
 )]  # fmt: skip
 
 

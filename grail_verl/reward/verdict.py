@@ -523,9 +523,8 @@ def _same_vectors(truth, answer) -> bool:
     column = sympy.Matrix(column.doit())
     if column.cols != 1 or column.rows != len(bracket.items):
         return False
-    return all(
-        isinstance(item, Value) and equal(value(item.tokens), entry) for item, entry in zip(bracket.items, column.flat())
-    )
+    entries = zip(bracket.items, column.flat())
+    return all(isinstance(item, Value) and equal(value(item.tokens), entry) for item, entry in entries)
 
 
 def _quotient(ratio: Ratio) -> Value:
@@ -551,8 +550,10 @@ def _same_ratios(truth: Ratio, answer: Ratio) -> bool:
     return all(equal(a * sides[1][0], b * sides[0][0]) for a, b in zip(*sides)) and not equal(sides[1][0], sympy.S.Zero)
 
 
-_BASES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13)))
-_BASES |= {"sixteen": 16, "hex": 16, "binary": 2}
+_BASES = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "sixteen": 16,
+}  # fmt: skip
 
 
 def _base(text: str) -> str:
