@@ -113,7 +113,7 @@ _DROPPED_NAMES = (
     r"\displaystyle \textstyle \scriptstyle \limits \nolimits \left \right \middle \big \Big \bigg \Bigg \bigl \bigr "
     r"\Bigl \Bigr \biggl \biggr \mleft \mright \large \Large \LARGE \huge \Huge \small \tiny \normalsize \bf \rm \it "
     r"\sf \tt \bfseries \itshape \boxed \fbox \underline \mathbf \boldsymbol \bm \mathit \mathsf \mathtt \mathnormal "
-    r"\mathord \mathstrut \ensuremath \pmb \mathfrak \strut \protect \underbrace \hphantom \cal \mathclose \mathopen"
+    r"\mathord \mathstrut \ensuremath \pmb \strut \protect \underbrace \hphantom \cal \mathclose \mathopen"
 )
 _DROPPED = set(_DROPPED_NAMES.split())
 _DROPPED_WITH_ARGUMENT = {
@@ -214,7 +214,7 @@ def _spell(tree: list, known: set[str], script: bool = False) -> list[str]:
                 items.pop()
         elif item in _TEXT:
             out += _words(_argument(items), items, known, script)
-        elif item == r"\mathbb" or item == r"\mathcal":
+        elif item in (r"\mathbb", r"\mathcal", r"\mathfrak"):
             out += [item, "{", *_flat(_argument(items)), "}"]
         elif item == r"\Reals":
             out += [r"\mathbb", "{", "R", "}"]
@@ -246,7 +246,7 @@ def _argument(items: list) -> list:
     if len(item) > 1 and item[0] != "\\":
         items.append(item[1:])
         return [item[0]]
-    if item in _ARGUMENTS or item in (r"\mathbb", r"\mathrm", r"\text", r"\mathcal"):
+    if item in _ARGUMENTS or item in (r"\mathbb", r"\mathrm", r"\text", r"\mathcal", r"\mathfrak"):
         taken = [item]
         if item == r"\sqrt" and items and items[-1] == "[":
             while items and taken[-1] != "]":

@@ -29,6 +29,7 @@ _SETS = {
     ("no", "real", "solution"): r"\emptyset", ("empty", "set"): r"\emptyset", ("none",): r"\emptyset",
     ("all", "real", "numbers"): "R", ("all", "reals"): "R", ("real", "numbers"): "R", ("all", "integers"): "Z",
 }  # fmt: skip
+_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _ALL = {"all", "any", "every", "each", "some"}
 
 
@@ -168,11 +169,7 @@ def _listed(listed: list[list[str]], joined: list[str], qualifiers: list[list[st
     others = [item for item in listed if item not in domains]
     if domains and others:  # x = \pi k, k \in \mathbb{Z}
         listed, qualifiers = others, qualifiers + domains
-    items: list = []
-    unit: Unit = ()
-    for item in listed:
-        element = _element(item)
-        items += element.items if isinstance(element, Several) and element.joined == "\\pm" else [element]
+    items = _flattened(listed)
     if isinstance(items[-1], Value) and items[-1].unit:  # 12, 8 cm
         unit = items[-1].unit
         items = [Value(i.tokens, unit) if isinstance(i, Value) and not i.unit else i for i in items]
@@ -182,10 +179,20 @@ def _listed(listed: list[list[str]], joined: list[str], qualifiers: list[list[st
     return Qualified(result, tuple(map(_read, qualifiers))) if qualifiers else result
 
 
+def _flattened(listed: list[list[str]]) -> list:
+    """The elements of a list; of one with ± both."""
+    items: list = []
+    for item in listed:
+        element = _element(item)
+        items += element.items if isinstance(element, Several) and element.joined == r"\pm" else [element]
+    return items
+
+
 def _element(part: list[str]):
     while len(part) > 1 and part[0] == "{" and _matching(part, 0) == len(part) - 1:
         part = part[1:-1]
-    if r"\pm" in part or r"\mp" in part:
+    is_set = part[0] == r"\{" and _matching(part, 0) == len(part) - 1
+    if not is_set and (r"\pm" in part or r"\mp" in part):
         return Several(tuple(_element(signed) for signed in _signed(part)), r"\pm")
     if part[0] == ":":
         part = part[1:]
@@ -305,7 +312,7 @@ def _bracketed(part: list[str], unit: Unit):
             if len(condition[0]) == 1 or "".join(condition[0][1:]) == r"\in\mathbb{R}":  # {x | x > 3}
                 return _read(condition[1])
             return Operation("|", tuple(map(_read, condition)))
-        return Several(tuple(map(_element, items)))
+        return Several(tuple(_flattened(items)))
     if not commas:
         if part[0] == "(" and part[-1] == ")":
             return _read(inside) if not unit else Value(tuple(part), unit)
@@ -327,6 +334,10 @@ def _phrase(part: list[str]):
             run = []
         if token and token not in _STOP_WORDS:
             parts.append(token)
+    if len(parts) == 1 and parts[0] in _NUMBERS:
+        return Value((str(_NUMBERS.index(parts[0])),))
+    if tuple(parts) == ("dne",):
+        parts = ["does", "not", "exist"]
     if found := _SETS.get(tuple(parts)):
         return Value((found,) if found[0] == "\\" else (r"\mathbb", "{", found, "}"))
     return Phrase(tuple(parts))

@@ -74,9 +74,9 @@ def _names(tokens: list[str], calls: list[tuple[str, list[str]]]) -> list[str]:
         token = tokens[index]
         index += 1
         after = tokens[index] if index < len(tokens) else ""
-        if token == r"\mathit" or token == r"\mathcal":
+        if token in (r"\mathit", r"\mathcal", r"\mathfrak"):
             end = _end(tokens, index)
-            name = token[5:] * (token == r"\mathcal") + "".join(tokens[index + 1 : end])
+            name = token[5:] * (token != r"\mathit") + "".join(tokens[index + 1 : end])
             index = end + 1
         elif token[0] == "\\" and token[1:].isalpha() and (token not in _KNOWN):
             name = token[1:]

@@ -98,6 +98,8 @@ def _same(truth, answer) -> bool:
                 all(map(_same_words, truth.parts, answer.parts))
                 or (len(truth.parts) == 2 and all(map(_same_words, truth.parts, reversed(answer.parts))))  # odd n
             )
+        case _, Phrase((value_of, "mod", _)):  # 5 (mod 7) is a way to say 5, but not the other way round
+            return _same(truth, value_of)
         case (Phrase(), _) | (_, Phrase()):
             return False
         case Based(), Based():
@@ -159,6 +161,11 @@ def _same_words(one, other) -> bool:
 def _same_values(truth: Value, answer: Value) -> bool:
     if truth.tokens == answer.tokens and truth.unit == answer.unit:
         return True
+    if truth.unit == (("degree", 1),) and not answer.unit and r"\pi" in answer.tokens:
+        try:
+            return equal(value(truth.tokens) * sympy.pi / 180, value(answer.tokens))
+        except Unread:
+            return False
     percents = [part.unit == (("percent", 1),) for part in (truth, answer)]
     if truth.unit and answer.unit and truth.unit != answer.unit:
         return False
