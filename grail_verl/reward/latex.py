@@ -154,11 +154,16 @@ _WORD = re.compile(r"[a-zA-Z][a-zA-Z'’\-]*[a-zA-Z]|[^a-zA-Z\s]+|[a-zA-Z]")
 
 
 def words_of(text: str) -> set[str]:
-    r"""The words in `\text{…}` and the like: what is a word there is none of mathematics elsewhere."""
-    found = set()
-    for match in re.finditer(r"\\(?:text[a-z]*|mbox|hbox|mathrm|emph)\s*\{([^{}]*)\}", text):
-        found |= {word.casefold() for word in re.findall("[a-zA-Z]{2,}", match[1])}
+    r"""The words in `\text{…}` and the like, and those of a sentence: the same letters elsewhere are no product."""
+    found = {word.casefold() for match in _PROSE.finditer(text) for word in re.findall("[a-zA-Z]{2,}", match[1])}
+    bare = [run for run in _BARE.findall(_PROSE.sub("", text)) if run not in _UPRIGHT]
+    if len(bare) > 2 and sum(map(len, bare)) >= 3 * len(bare):
+        found |= {run.casefold() for run in bare}
     return found
+
+
+_PROSE = re.compile(r"\\(?:text[a-z]*|mbox|hbox|mathrm|emph)\s*\{([^{}]*)\}")
+_BARE = re.compile(r"(?<![\\{a-zA-Z])[a-zA-Z]{2,}(?![a-zA-Z}])")
 
 
 def tokens(text: str, known: set[str] = frozenset()) -> list[str]:
