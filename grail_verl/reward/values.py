@@ -67,8 +67,7 @@ def _names(tokens: list[str], calls: list[tuple[str, list[str]]]) -> list[str]:
 
     Functions that it does not know get the name call1, call2, …; `calls` takes their own names and arguments.
     """
-    differentials = any(token in (r"\int", "d") and after != "}" for token, after in zip(tokens, [*tokens[1:], "}"]))
-    differentials = differentials and (r"\int" in tokens or _derivative(tokens))
+    differentials = r"\int" in tokens or bool(_DERIVATIVE.search("".join(tokens)))
     out, index = [], 0
     while index < len(tokens):
         token = tokens[index]
@@ -115,9 +114,7 @@ def _names(tokens: list[str], calls: list[tuple[str, list[str]]]) -> list[str]:
     return out
 
 
-def _derivative(tokens: list[str]) -> bool:
-    text = "".join(tokens)
-    return bool(re.search(r"\\frac\{d[^{}]*\}\{d[a-zA-Z]", text))
+_DERIVATIVE = re.compile(r"\\frac\{d[^{}]*\}\{d[a-zA-Z]")
 
 
 def _end(tokens: list[str], start: int, brackets=("{", "}")) -> int:

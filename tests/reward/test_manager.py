@@ -136,3 +136,31 @@ def test_a_fault_in_a_worker_ends_the_process_that_started_ray():
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "grail_verl.reward ends the run: no grader today" in done.stderr
+
+
+@pytest.mark.parametrize("path, score", [("pkg://grail_verl.reward", 0.0), (None, 1.0)])
+def test_verls_agent_loop_hands_over_the_mask(path, score):
+    """verl's own AgentLoopWorker, whose reward worker is called without Ray. Another reward is left as verl has it."""
+    from composed import composed
+    from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, AgentLoopWorker
+
+    sent = response((r"I ask. ", 1), (r"It is \boxed{7}.", 0))
+    mask = sent.non_tensor_batch["tool_extra_fields"][0][MASK]
+    output = AgentLoopOutput(
+        prompt_ids=[3, 4, 5], response_ids=sent.batch["responses"][0].tolist(), response_mask=mask,
+        metrics=AgentLoopMetrics(),
+    )  # fmt: skip
+
+    async def grade(data):
+        manager = PolicyRewardManager(SimpleNamespace(), TOKENIZER, compute_score)
+        manager.loop = asyncio.get_running_loop()
+        return await manager.run_single(data)
+
+    worker = AgentLoopWorker.__new__(AgentLoopWorker)
+    worker.config = composed(f"reward.custom_reward_function.path={path or 'null'}")
+    worker.processor, worker.mm_processor_kwargs = None, {}
+    worker.reward_loop_worker_handles = [SimpleNamespace(compute_score=SimpleNamespace(remote=grade))]
+    columns = {"data_source": "tools", "reward_model": {"ground_truth": "7"}, "extra_info": {"index": 0}}
+    asyncio.run(worker._compute_score([output], kwargs=columns))
+    assert output.reward_score == score
+    assert MASK not in output.extra_fields
