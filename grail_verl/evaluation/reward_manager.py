@@ -8,16 +8,16 @@ thousand times for each problem (15 ms each, minutes for all), and a string is l
 import json
 
 from transformers import GenerationConfig
-from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 from verl.protocol import DataProto
 
 from grail_verl.hook.truncation import is_truncated
+from grail_verl.reward.manager import PolicyRewardManager
 
 FIELD = "grail_verl_evaluation"
 
 
-class EvaluationRewardManager(NaiveRewardManager):
-    """verl's own manager, whose reward_extra_info is FIELD alone: a JSON object with the score function's values
+class EvaluationRewardManager(PolicyRewardManager):
+    """The reward's own manager, whose reward_extra_info is FIELD alone: a JSON object with the score function's values
     and benchmark, index, sample, response_tokens and truncated."""
 
     def __init__(self, config, tokenizer, compute_score, **options):

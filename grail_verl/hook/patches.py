@@ -1,8 +1,9 @@
 """The places where verl has no extension point: every monkeypatch of the plugin, each with its reason.
 
 Each is installed right after its module was imported, checks that what it replaces still has the shape it
-knows, and fails the import loudly when it has not. With another estimator than `grail` each one passes
-its call through untouched. (What a CPU needs beyond this is in cpu/patches.py.)
+knows, and fails the import loudly when it has not. With another estimator than `grail`, or
+another reward than grail_verl.reward, each one passes its call through untouched. (What a CPU needs beyond this is in
+cpu/patches.py.)
 """
 
 import functools
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from grail_verl.hook.launch import ESTIMATOR, prepare, require_prepared
+from grail_verl.hook.reward import is_graded_here, prepare_reward
 
 
 def _replace(module: ModuleType, name: str, parameters: set[str], wrap: Callable) -> None:
@@ -39,9 +41,33 @@ def run_ppo(module: ModuleType) -> None:
 def _prepared(original: Callable) -> Callable:
     def prepared(config, *args, **kwargs):
         prepare(config)
+        prepare_reward(config)
         return original(config, *args, **kwargs)
 
     return prepared
+
+
+def agent_loop(module: ModuleType) -> None:
+    """verl.experimental.agent_loop.agent_loop.AgentLoopWorker._compute_score: it sends a response to the reward worker
+    without its mask. The mask goes with the fields of the agent loop, for the time of the call."""
+
+    def wrap(original):
+        async def compute_score(self, outputs, kwargs):
+            if not is_graded_here(self.config):
+                return await original(self, outputs, kwargs)
+            from grail_verl.reward.manager import MASK  # needs math-verify
+
+            for output in outputs:
+                output.extra_fields[MASK] = list(output.response_mask)
+            try:
+                return await original(self, outputs, kwargs)
+            finally:
+                for output in outputs:
+                    output.extra_fields.pop(MASK, None)
+
+        return compute_score
+
+    _replace(module.AgentLoopWorker, "_compute_score", {"outputs", "kwargs"}, wrap)
 
 
 def multi_trajectory_advantage(module: ModuleType) -> None:

@@ -5,10 +5,13 @@ FSDP2 with packed rows is what the resumed run trains; every other way to run ve
 """
 
 import json
+import os
+import sys
 import textwrap
 import time
 from collections import Counter
 
+import pandas as pd
 import pytest
 from runs import FSDP2, boxing_policy, check, main_ppo, problems, train
 
@@ -206,3 +209,34 @@ def test_a_rule_sees_what_its_trainer_hands_over(home, name):
     )
     check_what_was_handed_over(home, entropy)
     assert (metrics[1]["actor/grail/saliency_rows"] == 0) == entropy
+
+
+# In the reward workers alone: main_ppo's own process, which reads the ground truths, starts no Ray before.
+NO_GRADER = """
+from wrapt import when_imported
+
+@when_imported("grail_verl.reward.grader")
+def break_it(module):
+    import ray
+    if ray.is_initialized():
+        module._Grader._COMMAND = "raise SystemExit('no grader today')"
+"""
+
+
+def test_a_missing_ground_truth_stops_the_command(home):
+    rows = pd.read_parquet(home / "problems.parquet")
+    rows["reward_model"] = [{"ground_truth": "" if n == 3 else "7"} for n in range(len(rows))]
+    rows.to_parquet(home / "missing.parquet")
+    done = main_ppo(home, "missing.jsonl", *FSDP2, f"data.train_files={home}/missing.parquet", timeout=120)
+    assert done.returncode != 0 and "1 of 16 rows" in done.stderr and "missing.parquet row 3" in done.stderr
+    assert "Started a local Ray instance" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("mode", ["sync", pytest.param("colocate_async", marks=pytest.mark.sweep)])
+def test_a_reward_that_cannot_grade_ends_the_run(home, mode, monkeypatch):
+    (home / "sitecustomize.py").write_text(NO_GRADER)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(home), *sys.path]))
+    done = main_ppo(home, "no_grader.jsonl", *FSDP2, f"trainer.v1.trainer_mode={mode}")
+    (home / "sitecustomize.py").unlink()
+    assert done.returncode == 1
+    assert "grail_verl.reward ends the run: RuntimeError: the grading process" in done.stderr
