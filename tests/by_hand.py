@@ -97,7 +97,9 @@ def proportional(scores, mask, answer: range | None, total: float) -> list[float
 def top_share(rows: list[tuple[list[float], list[int]]], share: float) -> list[list[float]]:
     """Weights of each response of a whole rollout batch, from (scores, mask) of each."""
     ranked = sorted((score for scores, mask in rows for score, valid in zip(scores, mask) if valid), reverse=True)
-    least = ranked[math.ceil(share * len(ranked)) - 1] if ranked else 0.0
+    # The fewest that are at least the share, counted in thousandths.
+    count = next(n for n in range(1, len(ranked) + 1) if 1000 * n >= round(1000 * share) * len(ranked)) if ranked else 0
+    least = ranked[count - 1] if ranked else 0.0
     return [
         [float(valid and score >= least) for score, valid in zip(scores, mask, strict=True)] for scores, mask in rows
     ]

@@ -68,6 +68,9 @@ class GrailConfig:
     dump_responses: int = 32
 
     def __post_init__(self):
+        for name in ("score", "weights"):
+            if not isinstance(getattr(self, name), str):
+                raise _bad_value(name, getattr(self, name), "a name")
         for name in ("std", "mean", "w_min", "w_max", "total", "share"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

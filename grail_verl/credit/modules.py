@@ -6,6 +6,7 @@ in the driver, before the options are checked, and in every worker.
 
 import importlib
 import importlib.util
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ PACKAGE = "pkg://"
 
 def absolute(module: str) -> str:
     """A file by its absolute path, since Ray's workers run elsewhere; a pkg:// name as it is."""
-    return module if module.startswith(PACKAGE) else str(Path(module).expanduser().resolve())
+    return module if module.startswith(PACKAGE) else os.path.normpath(Path(module).expanduser().absolute())
 
 
 def load_modules(modules: Sequence[str]) -> None:
@@ -39,7 +40,7 @@ def load_modules(modules: Sequence[str]) -> None:
                 importlib.import_module(module.removeprefix(PACKAGE))
             else:
                 _load_file(Path(absolute(module)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # one that exits would end the command without a word
             for registry, rules in before:  # as if it had never been: mended, it can be loaded again
                 registry.rules = rules
             raise ValueError(

@@ -59,6 +59,11 @@ class Rule:
                 f"{SECTION}.{option}={section[option]!r} has no effect with {self.names}; "
                 f"allowed: {', '.join(sorted(read))}"
             )
+        ours = all(type(part).__module__.startswith("grail_verl.credit.") for part in (self.score, self.weights))
+        if section.get("modules") and ours:
+            raise ValueError(
+                f"{SECTION}.modules={section['modules']!r} has no effect with {self.names}, which are this package's"
+            )
         if "dump_responses" in section and self.config.dump_dir is None:
             raise ValueError(
                 f"{SECTION}.dump_responses={section['dump_responses']!r} has no effect without {SECTION}.dump_dir"
@@ -97,7 +102,8 @@ class Rule:
         scores_BT = torch.where(scored_B[:, None], scores_BT, 0.0)
         known_B = finite_rows(scores_BT, batch.response_mask_BT)
         weighted_B = scored_B & known_B
-        weights_BT = self.weights.token_weights(scores_BT, weighted_B, batch)
+        own_BT = torch.where(batch.response_mask_BT, scores_BT, 0.0)  # what a tool wrote has no score
+        weights_BT = self.weights.token_weights(own_BT, weighted_B, batch)
         self._require_shape("weights", weights_BT, batch)
         finite_B = finite_rows(weights_BT, batch.response_mask_BT)
         weights_BT = torch.where(finite_B[:, None], weights_BT, 1.0)

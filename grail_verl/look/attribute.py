@@ -169,9 +169,10 @@ def attributions(
     for part in (
         of_step[first : first + at_once] for of_step in steps.values() for first in range(0, len(of_step), at_once)
     ):
-        batch = located(_batch(part, rule, temperature), locator)
+        batch = located(_batch(part, temperature), locator)
         with mendable(ValueError):
             rule.require(batch, "a response out of a file")
+        batch = _with_advantages(batch, part, rule)
         scored_B = rule.can_weigh(batch)
         scores_BT = _scores(model, batch, scored_B, rule, budget or Budget(packed=False, tokens=TOKENS), done)
         credit = rule.credit(batch, scores_BT, scored_B)
@@ -188,15 +189,15 @@ def attributions(
             )
 
 
-def _batch(encoded: Sequence[Encoded], rule: Rule, temperature: float) -> RolloutBatch:
-    """A response whose advantage nobody told has one that the rule selects: -1, or else 1."""
+def _batch(encoded: Sequence[Encoded], temperature: float) -> RolloutBatch:
+    """An advantage that nobody told is -1."""
     lengths = [len(one.response_ids) for one in encoded]
     mask_BT = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     advantages = [one.rollout.advantage for one in encoded]
     rewards = [one.rollout.reward for one in encoded]
     input_ids = [torch.tensor([*one.prompt_ids, *one.response_ids]) for one in encoded]
     nothing_BT = torch.zeros_like(mask_BT)
-    batch = RolloutBatch(
+    return RolloutBatch(
         mask_BT,
         torch.tensor([-1.0 if told is None else told for told in advantages])[:, None].expand(mask_BT.shape),
         nothing_BT,
@@ -209,7 +210,12 @@ def _batch(encoded: Sequence[Encoded], rule: Rule, temperature: float) -> Rollou
         rewards_B=None if None in rewards else torch.tensor(rewards),
         groups=[one.rollout.group for one in encoded],
     )
-    other_B = torch.tensor([told is None for told in advantages]) & ~rule.weights.selected(batch)
+
+
+def _with_advantages(batch: RolloutBatch, encoded: Sequence[Encoded], rule: Rule) -> RolloutBatch:
+    """A response whose advantage nobody told has one that the rule selects: -1, or else 1."""
+    untold_B = torch.tensor([one.rollout.advantage is None for one in encoded])
+    other_B = untold_B & ~rule.weights.selected(batch)
     return replace(batch, advantages_BT=torch.where(other_B[:, None], 1.0, batch.advantages_BT))
 
 

@@ -48,6 +48,7 @@ def test_defaults_are_the_published_ones_except_occurrence():
         ({"occurrence": "any"}, ["algorithm.grail.occurrence='any'", "last | first"]),
         ({"statistics": "all"}, ["algorithm.grail.statistics='all'", "response | reasoning"]),
         ({"weighting": "oar_g"}, ["algorithm.grail.weighting='oar_g'", "did you mean weights?"]),
+        ({"score": ["saliency"]}, ["algorithm.grail.score=['saliency']", "a name"]),
         ({"total": 0.0}, ["algorithm.grail.total=0.0", "a number > 0"]),
         ({"total": float("inf")}, ["algorithm.grail.total=inf", "a finite number"]),
         ({"share": 0}, ["algorithm.grail.share=0", "a number > 0 and <= 1"]),

@@ -260,6 +260,7 @@ def test_a_rule_in_a_package(tmp_path, monkeypatch):
     [
         (None, "FileNotFoundError"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
         ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
         (RULES.format(name="saliency"), "ValueError: algorithm.grail.score=saliency is registered twice: by grail"),
         (2 * RULES.format(name="mine"), "ValueError: algorithm.grail.score=mine is registered twice: by "),
@@ -344,13 +345,13 @@ def test_weights_that_are_no_numbers_keep_one_and_are_told():
     assert rule.credit(batch, scores_BT, none_B).nonfinite_B.tolist() == [True, True]
 
 
-def test_a_score_without_a_pass_says_so():
+def test_a_score_that_scores_nothing_is_refused():
     @register_score("idle")
     class Idle(Score):
         """Neither from the batch nor from the model."""
 
-    with pytest.raises(NotImplementedError, match="Idle has no pass of the model"):
-        Rule(GrailConfig(score="idle")).score.from_model(None, {}, None, lambda: False, 1.0)
+    with pytest.raises(ValueError, match="Idle scores nothing; needed: a from_batch, or a from_model"):
+        Rule(GrailConfig(score="idle"))
 
 
 READ = {  # as the README's tables have it
@@ -416,12 +417,12 @@ def test_scores_of_the_wrong_shape_are_told_so():
 @pytest.mark.parametrize(
     ("attributes", "says"),
     [
-        ({"needs": frozenset({"reward_B"})}, "a rule's needs name 'reward_B'; allowed: response_mask_BT, "),
-        ({"options": frozenset({"stdd"})}, "a rule's options name 'stdd'; allowed: score, weights, "),
+        ({"needs": frozenset({"reward_B"}), "from_batch": None}, "a rule's needs name 'reward_B'; allowed: respon"),
+        ({"options": frozenset({"stdd"}), "from_batch": None}, "a rule's options name 'stdd'; allowed: score, "),
         ({"model_pass": "backward"}, "model_pass='backward' is not allowed; allowed: none . forward . gradient"),
         ({"model_pass": "forward"}, "model_pass='forward' does not fit: it has no from_model"),
         ({"from_model": lambda *_: None}, "model_pass='none' does not fit: it has a from_model"),
-        ({"needs": frozenset({"rewards_B"})}, None),
+        ({"needs": frozenset({"rewards_B"}), "from_batch": lambda *_: None}, None),
     ],
 )
 def test_a_rule_that_names_what_is_not_there_is_refused(attributes, says):
@@ -456,3 +457,35 @@ def test_a_fused_head_gives_what_it_has_computed(score):
             None, {}, SimpleNamespace(keep_BS=keep_BS), lambda: False, 1.0
         )
     assert scores_BS.tolist() == [[0, 1, 2, 0] if score == "surprise" else [0, 3, 4, 0]]
+
+
+def test_a_module_that_changes_nothing_is_refused(tmp_path):
+    section = {"modules": [written(tmp_path, RULES.format(name="mine"))]}
+    with pytest.raises(ValueError, match="grail.modules=.* has no effect with algorithm.grail.score=saliency"):
+        Rule(GrailConfig(**section)).refuse_unread(section)
+    Rule(GrailConfig(**section, score="mine")).refuse_unread({**section, "score": "mine"})
+
+
+def test_a_share_is_counted_as_it_is_written():
+    """0.07 · 100 is a little above 7 in floats."""
+    scores = [float(value) for value in range(100)]
+    assert sum(one(scores, GrailConfig(score="entropy", weights="top_share", share=0.07))) == 7
+
+
+def test_a_tools_tokens_have_no_score():
+    config = GrailConfig(score="surprise", weights="from_highest")
+
+    @register_weights("from_highest")
+    class FromHighest(WEIGHTS.find("reshaped")):
+        def token_weights(self, scores_BT, weighted_B, batch):
+            return scores_BT / scores_BT.max(dim=-1, keepdim=True).values
+
+    assert one([1.0, 2.0, 9.0], config, mask=[1, 1, 0]) == [0.5, 1, 0]
+
+
+def test_low_precision_scores_give_float32_weights():
+    config = GrailConfig(score="surprise", weights="reshaped")
+    scores = torch.rand(1, 9).bfloat16()
+    mask, nothing = torch.ones(1, 9), torch.zeros(1, 9)
+    low, full = (token_weights(s, mask, nothing, nothing, torch.ones(1), config) for s in (scores, scores.float()))
+    assert torch.equal(low, full)

@@ -366,6 +366,8 @@ def test_a_rule_that_needs_more_than_files_hold_is_refused(policy, tmp_path):
         "@register_score('of_old_log_probs')\n"
         "class Mine(Score):\n"
         "    needs = frozenset({'old_log_probs_BT'})\n"
+        "    def from_batch(self, batch):\n"
+        "        return -batch.old_log_probs_BT\n"
     )
     says = "^grail-verl attribute: .*score=of_old_log_probs .* need RolloutBatch.old_log_probs_BT, which a response out"
     with pytest.raises(SystemExit, match=says):
@@ -469,3 +471,20 @@ def test_texts_of_tokens_join_to_the_response(tokenizer):
     for cut in ([*ids, tokenizer.eos_token_id], ids[:-1], ids[1:], [ids[0], tokenizer.eos_token_id, *ids[2:]], []):
         texts = locator.texts(cut)
         assert len(texts) == len(cut) and "".join(texts) == tokenizer.decode(cut, clean_up_tokenization_spaces=False)
+
+
+def test_a_rule_may_select_by_the_answer(policy, tmp_path):
+    """Answers are there, and what a rule needs was asked for, before it says which responses it weights."""
+    (tmp_path / "rule.py").write_text(
+        "import torch\n"
+        "from grail_verl import Weights, register_weights\n"
+        "@register_weights('answered_alone')\n"
+        "class Answered(Weights):\n"
+        "    def selected(self, batch):\n"
+        "        return (batch.advantages_B < 0) & batch.answered_B\n"
+        "    def token_weights(self, scores_BT, weighted_B, batch):\n"
+        "        return torch.where(weighted_B[:, None], 2.0, 1.0).expand_as(scores_BT)\n"
+    )
+    options = {"modules": [str(tmp_path / "rule.py")], "weights": "answered_alone", "score": "surprise"}
+    for response, weight in ((r"3 + 4 = 7, so \boxed{7}", 2.0), ("no answer", 1.0)):
+        assert set(attribute("3 + 4", response, str(policy), **options).weight) == {weight}

@@ -49,6 +49,8 @@ class Score:
             raise ValueError(f"{said} is not allowed; allowed: {' | '.join(MODEL_PASSES)}")
         if passes != (self.model_pass != "none"):
             raise ValueError(f"{said} does not fit: it has {'a' if passes else 'no'} from_model")
+        if not passes and type(self).from_batch is Score.from_batch:
+            raise ValueError(f"{type(self).__name__} scores nothing; needed: a from_batch, or a from_model")
         self.config = config
 
     def from_batch(self, batch: RolloutBatch) -> Tensor | None:

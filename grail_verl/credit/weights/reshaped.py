@@ -21,7 +21,7 @@ BOOST = 2.0  # added weight of the most important token, before rescaling
 @register_weights("reshaped")
 class Reshaped(Weights):
     def token_weights(self, scores_BT, weighted_B, batch):
-        weights_BT = torch.ones_like(scores_BT)
+        weights_BT = torch.ones(scores_BT.shape, device=scores_BT.device)
         if weighted_B.any():
             of_rows_RT = reshaped(scores_BT[weighted_B], batch.response_mask_BT[weighted_B])
             weights_BT[weighted_B] = of_rows_RT.to(weights_BT.dtype)

@@ -8,6 +8,7 @@ Scores 5, 1, 2 on one rank, 3, 4 on another and share 0.4: weights 1, 0, 0 and 0
 """
 
 import math
+from fractions import Fraction
 
 import torch
 
@@ -24,6 +25,6 @@ class TopShare(Weights):
         all_N = batch.of_all_ranks(scores_BT[weighted_BT])
         if len(all_N) == 0:
             return torch.ones_like(scores_BT)
-        count = math.ceil(self.config.share * len(all_N))
+        count = math.ceil(Fraction(str(self.config.share)) * len(all_N))  # 0.07 of 100 is 7, in floats a little more
         least = all_N.kthvalue(len(all_N) - count + 1).values
         return torch.where(weighted_BT, (scores_BT >= least).float(), 1.0)
