@@ -142,7 +142,8 @@ def missing_on_a_worker(rank: int, folders: dict, rules: str) -> None:
     from verl.workers.engine_workers import ActorRolloutRefWorker
 
     config = ranks.actor_config(
-        folders["tied"], "algorithm.adv_estimator=grail", f"+algorithm.grail.modules=[{rules}]"
+        folders["tied"], "algorithm.adv_estimator=grail", f"+algorithm.grail.modules=[{rules}]",
+        "+algorithm.grail.weights=mean_one",
     )
     OmegaConf.set_readonly(config.grail, False)
     config.grail.modules = [rules.replace("rules.py", "elsewhere.py")]
