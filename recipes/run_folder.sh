@@ -1,14 +1,15 @@
 # The folder of a run:  source recipes/run_folder.sh outputs/quickstart/grail "$@"
 #
 # One folder holds one run. Started again with the same arguments, an unfinished run goes on (verl finds its
-# checkpoint) and a finished one is only drawn again; other arguments are refused here rather than mixed in.
+# checkpoint) and a finished one is only drawn again; other arguments are refused here rather than mixed in, unless the
+# run never got to its first metrics: a mistyped command can be corrected.
 # Every start has its own metrics file, because verl's file logger empties the one that it is given.
 # At its end a recipe touches `finished` in the folder.
 
 folder=$1
 shift
 mkdir -p "$folder/metrics"
-if [ -e "$folder/arguments" ] && [ "$(cat "$folder/arguments")" != "$*" ]; then
+if [ -n "$(ls "$folder/metrics")" ] && [ -e "$folder/arguments" ] && [ "$(cat "$folder/arguments")" != "$*" ]; then
     echo "$folder holds a run with other arguments: $(cat "$folder/arguments")" >&2
     echo "Name another folder in front of the command, RUN=..., or remove this one." >&2
     exit 1

@@ -44,6 +44,7 @@ def write(path: Path) -> None:
             of_ranks = ranks.on_ranks(advantages, count, folders, names)
             cases.update({name: [of_rank[name] for of_rank in of_ranks] for name in names})
     path.write_text(json.dumps(cases, indent=0))
+    print(f"{len(cases)} cases are in {path}")
 
 
 def compare(before: Path, after: Path) -> list[str]:

@@ -1,9 +1,10 @@
-"""One thread per process (two cores, several ranks), the folders of helpers and tests on the path, and no test that
-fails for being slow."""
+"""One thread per process (two cores, several ranks), the folders of helpers and tests on the path, no test that fails
+for being slow, and none that sees what another registered."""
 
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -12,3 +13,13 @@ sys.path[:0] = [str(HERE), *(str(folder) for folder in HERE.iterdir() if folder.
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch):
+    """As they were, whatever a test registers."""
+    from grail_verl.credit.scores import SCORES
+    from grail_verl.credit.weights import WEIGHTS
+
+    for registry in (SCORES, WEIGHTS):
+        monkeypatch.setattr(registry, "rules", dict(registry.rules))

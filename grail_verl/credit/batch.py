@@ -8,7 +8,7 @@ Shapes: B responses of this rank, T response tokens, padded on the right; P toke
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -42,7 +42,8 @@ class RolloutBatch:
 
         rewards_B: float32, each response's score, a penalty left out. All of verl's trainers have it; JSON lines of
             one's own may not.
-        groups: B, responses to one prompt have the same. All of verl's trainers have it.
+        groups: B, responses to one prompt have the same; some of them may lie on other ranks. All of verl's trainers
+            have it.
         old_log_probs_BT: float32, log p of each token at the rollout's temperature, by the policy before the update,
             or with verl's bypass_mode by the rollout itself. All of verl's trainers have it, files do not.
         entropy_BT: float32, of the distribution that each token was drawn from, before top_k and top_p. The V1 trainer
@@ -68,6 +69,11 @@ class RolloutBatch:
     entropy_BT: Tensor | None = None
     ranks: ProcessGroup | None = None
 
+    @property
+    def lacking(self) -> frozenset[str]:
+        """Fields that nobody handed over."""
+        return frozenset(field.name for field in fields(self) if getattr(self, field.name) is None)
+
     @cached_property
     def advantages_B(self) -> Tensor:
         """The one advantage A_i of each response: its first valid token's, 0 without one."""
@@ -91,17 +97,18 @@ class RolloutBatch:
         """bool: what the policy wrote before its answer, or all that it wrote where there is none."""
         return self.response_mask_BT & ~self.answer_BT & ~self.behind_BT
 
-    def of_all_ranks(self, values_N: Tensor) -> Tensor:
+    def of_all_ranks(self, values: Tensor | Sequence) -> Tensor | list:
         """The values of every rank, one behind the other; a collective call, which every rank makes alike.
 
         Args:
-            values_N: (N,) float, on this rank; N may differ between ranks.
+            values: (N,) on this rank, or as many strings or numbers; N may differ between ranks.
         """
+        as_tensor = isinstance(values, Tensor)
         if self.ranks is None:
-            return values_N
+            return values if as_tensor else list(values)
         parts: list = [None] * dist.get_world_size(self.ranks)
-        dist.all_gather_object(parts, values_N.cpu(), group=self.ranks)
-        return torch.cat(parts).to(values_N.device)
+        dist.all_gather_object(parts, values.cpu() if as_tensor else list(values), group=self.ranks)
+        return torch.cat(parts).to(values.device) if as_tensor else [value for part in parts for value in part]
 
 
 def located(batch: RolloutBatch, locator: AnswerLocator) -> RolloutBatch:

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,9 +44,11 @@ def load_modules(modules: Sequence[str]) -> None:
         except (Exception, SystemExit) as error:  # one that exits would end the command without a word
             for registry, rules in before:  # as if it had never been: mended, it can be loaded again
                 registry.rules = rules
+            last = traceback.extract_tb(error.__traceback__)[-1]
             raise ValueError(
                 f"{SECTION}.modules: {module} cannot be used on {socket.gethostname()}: "
-                f"{type(error).__name__}: {error}; allowed: a file of Python, or {PACKAGE} and the name of a module"
+                f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno}); allowed: a file of Python, or "
+                f"{PACKAGE} and the name of a module"
             ) from error
 
 

@@ -76,7 +76,7 @@ class Rule:
 
     def require(self, batch: RolloutBatch, who: str) -> None:
         """Raises ValueError: the rule needs a field that is None in this batch of `who`."""
-        self.refuse_lacking((field.name for field in fields(batch) if getattr(batch, field.name) is None), who)
+        self.refuse_lacking(batch.lacking, who)
 
     def can_weigh(self, batch: RolloutBatch) -> Tensor:
         """(B,) bool: responses that the weights select, with a token of the policy's, and with an answer where the
@@ -166,5 +166,5 @@ def token_weights(
         advantages = advantages[:, None].expand(shape)
     rule = Rule(config)
     batch = RolloutBatch(response_mask.bool(), advantages, answer_mask.bool(), content_mask.bool())
-    rule.require(batch, "token_weights")
+    rule.refuse_lacking(rule.weights.needs & batch.lacking, "token_weights")  # the scores are there
     return rule.credit(batch, scores, rule.can_weigh(batch)).weights_BT.float()

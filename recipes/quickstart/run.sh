@@ -8,6 +8,7 @@
 # same command, it goes on from the last checkpoint. Further arguments are Hydra overrides, RUN is the run's
 # folder:
 #
+#   bash recipes/quickstart/run.sh '+grail=[cpu,high_entropy]'     # a preset: behind +grail=cpu, name both
 #   RUN=outputs/quickstart/grpo bash recipes/quickstart/run.sh algorithm.adv_estimator=grpo
 #   python -m recipes.quickstart.plot outputs/quickstart/grail outputs/quickstart/grpo
 #

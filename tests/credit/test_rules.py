@@ -230,13 +230,6 @@ RULES = """
 """
 
 
-@pytest.fixture(autouse=True)
-def registries(monkeypatch):
-    """As they were, whatever a test registers."""
-    for registry in (SCORES, WEIGHTS):
-        monkeypatch.setattr(registry, "rules", dict(registry.rules))
-
-
 def written(folder, text: str, name: str = "rules.py") -> str:
     (folder / name).write_text(textwrap.dedent(text))
     return str(folder / name)
@@ -259,7 +252,7 @@ def test_a_rule_in_a_package(tmp_path, monkeypatch):
     ("text", "says"),
     [
         (None, "FileNotFoundError"),
-        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("x = 1\n1 / 0", "ZeroDivisionError: division by zero ({here}/rules.py, line 2)"),
         ("raise SystemExit(0)", "SystemExit: 0"),
         ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
         (RULES.format(name="saliency"), "ValueError: algorithm.grail.score=saliency is registered twice: by grail"),
@@ -276,7 +269,8 @@ def test_a_module_that_cannot_be_used_is_named(tmp_path, text, says):
     for _ in range(2):  # it is no better the second time, and nothing of it stays
         with pytest.raises(ValueError) as error:
             Rule(GrailConfig(modules=[path]))
-        assert f"algorithm.grail.modules: {path} cannot be used on " in str(error.value) and says in str(error.value)
+        assert f"algorithm.grail.modules: {path} cannot be used on " in str(error.value)
+        assert says.format(here=tmp_path) in str(error.value)
     assert (SCORES.rules, WEIGHTS.rules) == before
     if text is not None:
         written(tmp_path, RULES.format(name="mended"))
@@ -307,6 +301,15 @@ def test_what_a_rule_needs_and_nobody_hands_over_is_named():
     class Needy(WEIGHTS.find("reshaped")):
         needs = frozenset({"rewards_B", "groups"})
 
+    @register_score("needy_too")
+    class NeedyToo(Score):
+        needs = frozenset({"rewards_B"})
+
+        def from_batch(self, batch):
+            return batch.rewards_B[:, None]
+
+    # Whoever has the scores does not need what they are made of.
+    assert one([1.0, 3.0], GrailConfig(score="needy_too", weights="proportional")) == [1, 3]
     with pytest.raises(ValueError, match="weights=needy need RolloutBatch.groups, which token_weights does not hand"):
         one([1.0], GrailConfig(weights="needy"))
     rule = Rule(GrailConfig(weights="needy"))

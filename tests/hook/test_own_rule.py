@@ -50,13 +50,14 @@ RULES = """
         needs = frozenset({"groups", "rewards_B"})
 
         def token_weights(self, scores_BT, weighted_B, batch):
-            size_B = torch.tensor([batch.groups.count(group) for group in batch.groups])
+            everywhere = batch.of_all_ranks(batch.groups)
+            size_B = torch.tensor([everywhere.count(group) for group in batch.groups])
             return (size_B + batch.rewards_B)[:, None].expand_as(scores_BT)
 """
 
 
 def with_groups(rank: int):
-    """Groups of two and rewards, as verl's trainers hand them over."""
+    """Groups of four, two of them on each rank, and rewards, as verl's trainers hand them over."""
     from tensordict import NonTensorData, NonTensorStack
 
     data = harness.rollout(rank)
@@ -123,7 +124,7 @@ def test_a_rule_sees_groups_and_rewards(results):
     for result in results:
         for row, (got, before) in enumerate(result["grouped"]):
             reward = row / 4 if before else 0.0
-            assert got == pytest.approx([(2 + reward) * value for value in before])
+            assert got == pytest.approx([(4 + reward) * value for value in before])
 
 
 def test_a_trainer_that_does_not_hand_over_what_a_rule_needs_is_told_so(results):

@@ -30,6 +30,12 @@ def test_hydra_finds_the_presets_and_overrides_win():
     assert config.algorithm.grail.std == 0.25 and config.algorithm.grail.occurrence == "first"
 
 
+def test_the_last_choice_of_presets_counts():
+    """So the quick start, which chooses the CPU's, takes further ones behind its own."""
+    config = composed("+grail=cpu", "+grail=[cpu,high_entropy]")
+    assert config.trainer.device == "cpu" and config.algorithm.grail.score == "entropy"
+
+
 def test_a_prepared_config_holds_every_option_where_logger_and_workers_look():
     config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.std=0.3")
     prepare(config)
@@ -79,9 +85,7 @@ def test_records_that_could_not_be_written_are_refused(tmp_path, monkeypatch, op
         ([], None),
     ],
 )
-def test_a_rule_that_needs_what_its_trainer_lacks_is_refused(monkeypatch, overrides, says):
-    monkeypatch.setattr(WEIGHTS, "rules", dict(WEIGHTS.rules))
-
+def test_a_rule_that_needs_what_its_trainer_lacks_is_refused(overrides, says):
     @register_weights("entropic")
     class Entropic(WEIGHTS.find("reshaped")):
         needs = frozenset({"entropy_BT"})

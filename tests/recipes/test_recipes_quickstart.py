@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -161,3 +163,19 @@ def test_table_and_picture_with_and_without_grail_metrics(tmp_path):
     plot.draw(runs, tmp_path / "both.png")
     plot.draw({"grpo": runs["grpo"]}, tmp_path / "one.png")
     assert (tmp_path / "both.png").stat().st_size > (tmp_path / "one.png").stat().st_size > 0
+
+
+def test_a_mistyped_command_can_be_corrected_and_a_run_that_began_is_not_mixed(tmp_path):
+    """run_folder.sh, as the recipes source it."""
+    def start(*arguments):
+        script = 'set -euo pipefail; source recipes/run_folder.sh "$@"; echo "$VERL_FILE_LOGGER_PATH"'
+        command = ["bash", "-c", script, "run", str(tmp_path / "run"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+
+    assert start("grail.score=surprize").returncode == 0  # verl then refuses the option
+    begun = start("grail.score=surprise")
+    assert begun.returncode == 0
+    Path(begun.stdout.strip()).write_text("{}\n")
+    assert start("grail.score=surprise").returncode == 0  # goes on
+    other = start("grail.score=entropy")
+    assert other.returncode == 1 and "holds a run with other arguments: grail.score=surprise" in other.stderr
