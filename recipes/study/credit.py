@@ -162,7 +162,8 @@ def token_scores(model, responses: list[Response], rng: np.random.Generator) -> 
 
 def row_of(response: Response) -> Row:
     ids = torch.tensor(response.prompt + response.tokens[: response.answer.end])
-    return Row(ids, torch.arange(len(ids)), len(response.prompt), response.answer.start, temperature=1.0)
+    start = response.answer.start
+    return Row(ids, torch.arange(len(ids)), len(response.prompt), start, start, temperature=1.0)
 
 
 def token_weights(response: Response, names: list[str], scores_KT: np.ndarray) -> dict[str, np.ndarray]:
