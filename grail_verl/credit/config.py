@@ -37,8 +37,8 @@ class GrailConfig:
         w_max: upper clipping bound, and the weight of the answer's content.
         leaf: the activation whose gradient saliency takes: the input embedding's output, or the output of the
             first, middle or last but one transformer block (hidden_states[1], [n // 2], [n - 1]).
-        hops: how often saliency is repeated from what it found, to carry credit back (METHOD, "Credit carried back by
-            hops"); 0 is GRAIL's; at most 8.
+        hops: how often saliency is repeated from what it found, to carry credit back (docs/hops.md); 0 is
+            GRAIL's; at most 8.
         rollouts: the responses whose tokens are reweighted: wrong (advantage <= 0), correct (> 0) or all.
         alignment: the input position whose saliency a token gets: its predictor's (t - 1) or its own.
         occurrence: which complete `\\boxed{}` is the final answer. The published code takes the first; the

@@ -48,7 +48,9 @@ class Rule:
 
     @property
     def names(self) -> str:
-        return f"{SECTION}.score={self.config.score} and {SECTION}.weights={self.config.weights}"
+        names = self.config.scores
+        score = names[0] if isinstance(self.config.score, str) else f"[{','.join(names)}]"
+        return f"{SECTION}.score={score} and {SECTION}.weights={self.config.weights}"
 
     def refuse_unread(self, section: Mapping) -> None:
         """An option that changes nothing is a misunderstanding, whatever its value.

@@ -135,7 +135,7 @@ def token_scores(model, responses: list[Response], rng: np.random.Generator) -> 
                 by_place[f"support/{leaf}"] = -(gradient * activation).sum(dim=-1)
                 by_place[f"product/{leaf}"] = by_place[f"support/{leaf}"].abs()
                 by_place[f"activation/{leaf}"] = -activation.norm(dim=-1)
-            oar_g_BS = Rule(OAR_G).score.from_model(model, inputs, targets, lambda: False, 1.0)
+            oar_g_BS = Rule(OAR_G).scores[0].from_model(model, inputs, targets, lambda: False, 1.0)
             with torch.no_grad():
                 logprobs_BSV = model(**inputs, use_cache=False).logits.log_softmax(dim=-1)
         entropy_BS = -(logprobs_BSV.exp() * logprobs_BSV).sum(dim=-1)

@@ -251,7 +251,8 @@ ALWAYS = {
     *("per-sample temperature, packed", "Ulysses, fsdp2", "turns, packed", "qwen3_moe, fsdp2 packed"),
     *("surprise, proportional", "entropy of verl's, top share over two ranks", "entropy by a pass, fsdp packed"),
     *("entropy by a pass, fsdp2 padded, standardised", "entropy by a pass, reshaped, Ulysses"),
-    *("OAR-G, fsdp padded", "OAR-G, fsdp2 packed", "fused kernels, fsdp packed"),
+    *("OAR-G, fsdp padded", "OAR-G, fsdp2 packed", "fused kernels, fsdp packed", "hops, fsdp packed"),
+    *("hops, fsdp2 packed", "hops, bf16, fsdp2 padded", "hops, Ulysses, fsdp2", "hops × surprise, proportional, fsdp2"),
 }
 
 

@@ -1,5 +1,4 @@
-"""Credit carried back by hops (METHOD, "Credit carried back by hops"; no paper known to us): saliency, repeated from what
-it found.
+"""Credit carried back by hops (docs/hops.md; no paper known to us): saliency, repeated from what it found.
 
 One gradient of the answer sees what the answer reads directly, the last result. So each further hop takes the gradient
 of the log-likelihood of all the response's tokens, each weighted by what the hop before found at it. One forward and
@@ -49,7 +48,8 @@ def hop_scores(
         for hop in range(hops + 1):
             if hop == 0 or not again:
                 graph.close()
-                output, activation, at = graph.enter_context(leaf_graph(model, inputs, targets.keep_BS, leaf, recompute))
+                forward = leaf_graph(model, inputs, targets.keep_BS, leaf, recompute)
+                output, activation, at = graph.enter_context(forward)
                 log_probs_N = log_likelihoods(output, targets.keep_BS, targets.labels_N, targets.temperature_N)
             loss = (weight_N * log_probs_N).sum() * loss_scale
             (gradient,) = torch.autograd.grad(loss, at, retain_graph=again and hop < hops)
