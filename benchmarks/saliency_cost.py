@@ -3,9 +3,9 @@
 Built from verl's own config: a Qwen3 of the given dimensions with random weights. In turn, in every round: an
 iteration of verl's GRPO update over the batch; the same after GRAIL's hook; the same after the published procedure,
 a full forward and backward of every response with logits at every position; then the floor, one forward and one
-input-gradient backward of exactly the hook's tokens through the bare model (for OAR-G another forward), and the hook
-where no response has an answer. The table shows every part. Medians make the ratios on the last line, one JSON object;
-the iteration is verl's own code three times, so its median is over all three:
+input-gradient backward of exactly the hook's tokens through the bare model (for OAR-G another forward, for hops a
+backward more for each), and the hook where no response has an answer. The table shows every part. Medians make the
+ratios on the last line, one JSON object; the iteration is verl's own code three times, so its median is over all three:
 
     update_ratio_1, update_ratio_N   (hook + N iterations) / N iterations
     cost_vs_published_N              the hook, once / the published procedure, N times
@@ -54,6 +54,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompt", default=64, help="tokens", **whole)
     parser.add_argument("--response", default=448, help="tokens", **whole)
     parser.add_argument("--score", choices=WEIGHTS_OF, default="saliency", help="all but saliency score every response")
+    parser.add_argument("--hops", default=0, help="of saliency: backward passes more", **whole)
     parser.add_argument("--entropy-known", action="store_true", help="verl's V1 trainer has computed it: no pass")
     parser.add_argument("--share", type=float, default=0.5, help="of the responses that are reweighted")
     parser.add_argument("--answer-at", type=float, default=0.97, help="where the answer ends, of the response")
@@ -76,6 +77,7 @@ def overrides(case) -> list[str]:
         "algorithm.adv_estimator=grail",
         f"+algorithm.grail.score={case.score}",
         f"+algorithm.grail.weights={WEIGHTS_OF[case.score]}",
+        *([f"+algorithm.grail.hops={case.hops}"] if case.hops else []),
         *(["+algorithm.grail.rollouts=all"] if case.score == "surprise" else []),
         f"{actor}.strategy={case.strategy}",
         f"{actor}.fsdp_config.mixed_precision.param_dtype={case.precision}",
@@ -178,7 +180,7 @@ def published_pass(worker, mini_batch) -> None:
 
 def floor(model, worker, case, batch) -> None:
     """The same rows, budget and precision as the hook's, on the bare model: parameters frozen, the head on
-    the positions that predict the answer."""
+    the positions that predict the answer, or with hops all of the response up to it."""
     import torch
     from verl.utils.device import get_device_name
 
@@ -192,7 +194,7 @@ def floor(model, worker, case, batch) -> None:
         if advantage[0] < 0 or case.score == "oar_g":
             span = locator.locate(response.tolist())
             rows.append(ids[: len(ids) - len(response) + span.end])
-    answer = span.end - span.start  # rows of one length and one answer
+    predicted = span.end if case.hops else span.end - span.start  # rows of one length and one answer
     rows_at_once = max(1, case.tokens_per_gpu // len(rows[0]))
     for first in range(0, len(rows), rows_at_once):
         ids = torch.stack(rows[first : first + rows_at_once]).to(model.device)
@@ -203,9 +205,10 @@ def floor(model, worker, case, batch) -> None:
                 torch.set_grad_enabled(graph),
             ):
                 hidden = model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-                logits = model.lm_head(hidden[:, -answer - 1 : -1].flatten(0, 1)).float()
-        loss = torch.nn.functional.cross_entropy(logits, ids[:, -answer:].flatten(), reduction="sum")
-        torch.autograd.grad(loss, embeddings)
+                logits = model.lm_head(hidden[:, -predicted - 1 : -1].flatten(0, 1)).float()
+        loss = torch.nn.functional.cross_entropy(logits, ids[:, -predicted:].flatten(), reduction="sum")
+        for hop in range(case.hops + 1):
+            torch.autograd.grad(loss, embeddings, retain_graph=hop < case.hops)
 
 
 class Memory:

@@ -51,6 +51,28 @@ def oar_g(model, ids: torch.Tensor, prompt_length: int, answer: range, response_
     return moved[prompt_length - 1 : end - 1] + [0.0] * (response_length - answer.stop)
 
 
+def hops(
+    model, ids: torch.Tensor, prompt_length: int, answer: range, response_length: int, count: int, temperature: float
+) -> list[float]:
+    """METHOD, "Credit carried back by hops", at the embeddings: a full forward of every logit for each hop."""
+    end = prompt_length + answer.stop
+    weight_of = {prompt_length + t: 1 / len(answer) for t in answer}
+    total = [0.0] * end
+    for _ in range(count + 1):
+        if not weight_of:  # every credit has gone to the prompt
+            break
+        embedded = model.get_input_embeddings()(ids[None, :end]).detach().requires_grad_()
+        logits = model(inputs_embeds=embedded).logits[0] / temperature
+        loss = sum(weight * logits[place - 1].log_softmax(-1)[ids[place]] for place, weight in weight_of.items())
+        (gradient,) = torch.autograd.grad(loss, embedded)
+        norms = [(g * e).norm().item() for g, e in zip(gradient[0], embedded[0].detach(), strict=True)]
+        shares = [norm / sum(norms) for norm in norms]
+        total = [old + new for old, new in zip(total, shares, strict=True)]
+        of_response = sum(shares[prompt_length:])
+        weight_of = {place: shares[place] / of_response for place in range(prompt_length, end) if shares[place]}
+    return total[prompt_length:] + [0.0] * (response_length - answer.stop)
+
+
 def reshaped(scores: list[float], mask: list[int]) -> list[float]:
     raised = [math.log1p(score) for score, valid in zip(scores, mask, strict=True) if valid]
     low, high = min(raised), max(raised)

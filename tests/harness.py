@@ -141,22 +141,29 @@ def _response(model, data, row: int, config: GrailConfig, locator, advantage, te
     answer = None if span is None else range(span.start, span.end)
     content = range(0) if span is None else range(span.content_start, span.content_end)
     ids, mask = torch.cat([prompt, response]), mask.tolist()
-    about_answer = config.score in ("saliency", "oar_g")
+    about_answer = not {"saliency", "oar_g"}.isdisjoint(config.scores)
     found = {"advantage": advantage, "mask": mask, "weights": [float(valid) for valid in mask], "scored": False}
     if not any(mask) or (about_answer and answer is None):
         return found
-    if config.score == "saliency":
-        answer_1T = torch.tensor([[t in answer for t in range(len(response))]])
-        options = {"leaf": config.leaf, "alignment": config.alignment, "temperature": temperature}
-        scores = answer_saliency(model, ids[None], torch.ones_like(ids[None]), len(response), answer_1T, **options)[0]
-    elif config.score == "oar_g":
-        scores = torch.tensor(by_hand.oar_g(model, ids, len(prompt), answer, len(response)))
-    elif config.score == "surprise":
-        scores = -data["old_log_probs"][row]
-    elif "entropy" in data:
-        scores = data["entropy"][row]
-    else:
-        scores = torch.tensor(by_hand.entropy(model, ids, len(prompt), temperature.item()))
+    scores = torch.ones(len(response))
+    for name in config.scores:
+        if name == "saliency" and config.hops:
+            of_name = by_hand.hops(model, ids, len(prompt), answer, len(response), config.hops, temperature.item())
+        elif name == "saliency":
+            answer_1T = torch.tensor([[t in answer for t in range(len(response))]])
+            alignment = config.alignment if config.scores == ["saliency"] else "token"
+            options = {"leaf": config.leaf, "alignment": alignment, "temperature": temperature}
+            ones = torch.ones_like(ids[None])
+            of_name = answer_saliency(model, ids[None], ones, len(response), answer_1T, **options)[0]
+        elif name == "oar_g":
+            of_name = by_hand.oar_g(model, ids, len(prompt), answer, len(response))
+        elif name == "surprise":
+            of_name = -data["old_log_probs"][row]
+        elif "entropy" in data:
+            of_name = data["entropy"][row]
+        else:
+            of_name = by_hand.entropy(model, ids, len(prompt), temperature.item())
+        scores = scores * torch.as_tensor(of_name)
     found.update(scores=scores.tolist(), scored=True)
     of_policy = [value for value, valid in zip(advantage.tolist(), mask, strict=True) if valid]
     chosen = {"wrong": of_policy[0] <= 0, "correct": of_policy[0] > 0, "all": True}[config.rollouts]

@@ -8,8 +8,10 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 SECTION = "algorithm.grail"
+HOPS = 8  # at most
 
 CHOICES = {
     "leaf": ("embeddings", "first", "middle", "last"),
@@ -25,7 +27,8 @@ class GrailConfig:
     """The options of GRAIL (arXiv 2606.04889, section 3), with the published defaults.
 
     Attributes:
-        score: what a token's score is, a file of scores/ or a name that one of `modules` registers.
+        score: what a token's score is, a file of scores/ or a name that one of `modules` registers; or several, whose
+            product it is.
         weights: what weights are made of the scores, a file of weights/ or a name that one of `modules` registers.
         modules: rules of one's own: files, and `pkg://` names of installed modules, imported in every process.
         std: spread of standardised weights, the factor of the standardised log-score; at least 0.
@@ -34,6 +37,8 @@ class GrailConfig:
         w_max: upper clipping bound, and the weight of the answer's content.
         leaf: the activation whose gradient saliency takes: the input embedding's output, or the output of the
             first, middle or last but one transformer block (hidden_states[1], [n // 2], [n - 1]).
+        hops: how often saliency is repeated from what it found, to carry credit back (docs/hops.md); 0 is
+            GRAIL's; at most 8.
         rollouts: the responses whose tokens are reweighted: wrong (advantage <= 0), correct (> 0) or all.
         alignment: the input position whose saliency a token gets: its predictor's (t - 1) or its own.
         occurrence: which complete `\\boxed{}` is the final answer. The published code takes the first; the
@@ -50,7 +55,7 @@ class GrailConfig:
         ValueError: a value out of range; names the option, the value and what is allowed.
     """
 
-    score: str = "saliency"
+    score: Any = "saliency"  # a string or a list of them: OmegaConf knows no type for that
     weights: str = "standardised"
     modules: list[str] = field(default_factory=list)
     std: float = 0.5
@@ -58,6 +63,7 @@ class GrailConfig:
     w_min: float = 0.5
     w_max: float = 5.0
     leaf: str = "embeddings"
+    hops: int = 0
     rollouts: str = "wrong"
     alignment: str = "predictor"
     occurrence: str = "last"
@@ -68,9 +74,12 @@ class GrailConfig:
     dump_responses: int = 32
 
     def __post_init__(self):
-        for name in ("score", "weights"):
-            if not isinstance(getattr(self, name), str):
-                raise _bad_value(name, getattr(self, name), "a name")
+        if not isinstance(self.weights, str):
+            raise _bad_value("weights", self.weights, "a name")
+        several = isinstance(self.score, list | tuple)
+        names = [name for name in self.scores if isinstance(name, str)]
+        if len(set(names)) < len(self.scores) or several and len(names) < 2:
+            raise _bad_value("score", self.score, "a name, or a list of different names to multiply")
         for name in ("std", "mean", "w_min", "w_max", "total", "share"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -91,11 +100,18 @@ class GrailConfig:
         modules = self.modules
         if not isinstance(modules, list) or not all(isinstance(name, str) and name.strip() for name in modules):
             raise _bad_value("modules", modules, "a list of files and pkg:// names: [rules.py, pkg://my_package.rules]")
+        if isinstance(self.hops, bool) or not isinstance(self.hops, int) or not 0 <= self.hops <= HOPS:
+            raise _bad_value("hops", self.hops, f"a whole number from 0 to {HOPS}")
         if self.dump_dir is not None and (not isinstance(self.dump_dir, str) or not self.dump_dir.strip()):
             raise _bad_value("dump_dir", self.dump_dir, "a folder")
         count = self.dump_responses
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise _bad_value("dump_responses", count, "a whole number >= 1")
+
+    @property
+    def scores(self) -> list[str]:
+        """The names of which the score is the product."""
+        return list(self.score) if isinstance(self.score, list | tuple) else [self.score]
 
     @classmethod
     def from_options(cls, options: Mapping | None) -> "GrailConfig":

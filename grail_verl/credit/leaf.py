@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
@@ -146,6 +147,37 @@ def _cut_at_leaf(
         yield cuts
 
 
+@contextlib.contextmanager
+def leaf_graph(
+    model: nn.Module,
+    inputs: Mapping[str, object],
+    keep_BS: Tensor,
+    leaf: str = "embeddings",
+    recompute: Callable[[], bool] = lambda: False,
+    perturb: Callable[[Tensor], Tensor] = lambda activation: activation,
+) -> Iterator[tuple[ModelOutput, Tensor, Tensor]]:
+    """A forward pass whose graph begins at the leaf, for backward passes within the block: the model's output, the
+    activation as the model computed it (B, S, D), and the leaf to differentiate for. No parameter gets a gradient.
+
+    Args: as of `leaf_gradient`.
+    """
+    with (
+        torch.enable_grad(),
+        _recomputing_blocks(model, leaf, recompute),
+        _cut_at_leaf(model, leaf, perturb) as cuts,
+        _head_at(model, keep_BS),
+    ):
+        output = model(**inputs, use_cache=False)
+        ((activation, at),) = cuts
+        yield output, activation, at
+
+
+def can_walk_again(model: nn.Module) -> bool:
+    """A graph may be walked by several backward passes. Not under FSDP1, which gathers a block's parameters for the
+    first backward pass after a forward alone; FSDP2 gathers for each."""
+    return not any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+
+
 def leaf_gradient(
     model: nn.Module,
     inputs: Mapping[str, object],
@@ -174,15 +206,8 @@ def leaf_gradient(
     Returns:
         The activation as the model computed it, and the gradient: (B, S, D) float32 each, detached.
     """
-    with (
-        torch.enable_grad(),
-        _recomputing_blocks(model, leaf, recompute),
-        _cut_at_leaf(model, leaf, perturb) as cuts,
-        _head_at(model, keep_BS),
-    ):
-        value = loss(model(**inputs, use_cache=False))
-        ((activation, at),) = cuts
-        (gradient,) = torch.autograd.grad(value * loss_scale, at)
+    with leaf_graph(model, inputs, keep_BS, leaf, recompute, perturb) as (output, activation, at):
+        (gradient,) = torch.autograd.grad(loss(output) * loss_scale, at)
     return activation.detach().float(), gradient.float() / loss_scale
 
 

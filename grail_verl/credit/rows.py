@@ -26,6 +26,8 @@ class Row:
         position_ids: (P + end,) int64.
         prompt_length: P, at least 1.
         target_start: first token in question, counted in the response; the last one ends the row.
+        answer_start: first token of the answer, counted alike, which also ends the row; its length where the score is
+            not about one.
         temperature: the rollout's, for this row.
     """
 
@@ -33,6 +35,7 @@ class Row:
     position_ids: Tensor
     prompt_length: int
     target_start: int
+    answer_start: int
     temperature: float
 
     def __len__(self) -> int:
@@ -43,13 +46,15 @@ class Row:
         return self.input_ids[self.prompt_length + self.target_start :]
 
 
-def rows_of(batch: RolloutBatch, indices: Sequence[int], of_answer: bool) -> list[Row]:
-    """The rows of these responses, up to the answer, or whole where the score is not about an answer."""
+def rows_of(batch: RolloutBatch, indices: Sequence[int], of_answer: bool, with_reasoning: bool = False) -> list[Row]:
+    """The rows of these responses, up to the answer, or whole where the score is not about an answer. In question are
+    the answer's tokens, those before it as well `with_reasoning`, or all."""
     temperatures, rows = batch.temperature_B.tolist(), []
     for index in indices:
         prompt_length = len(batch.input_ids[index]) - batch.lengths[index]
         span = batch.answers[index]
-        start, end = (span.start, span.end) if of_answer else (0, batch.lengths[index])
+        answer_start, end = (span.start, span.end) if of_answer else (batch.lengths[index],) * 2
+        start = answer_start if of_answer and not with_reasoning else 0
         length = prompt_length + end
         rows.append(
             Row(
@@ -57,6 +62,7 @@ def rows_of(batch: RolloutBatch, indices: Sequence[int], of_answer: bool) -> lis
                 batch.position_ids[index][:length],
                 prompt_length,
                 start,
+                answer_start,
                 temperatures[index],
             )
         )
@@ -113,6 +119,8 @@ class Targets:
         labels_N: int64, those tokens.
         temperature_N: float32, the rollout's, for each.
         response_N: int64, the response that each belongs to.
+        answer_N: bool, those of the answer; none where the score is not about one.
+        response_BS: int64, the response that each input position belongs to, its prompt included; R on padding.
         lengths_R: float32, tokens in question of each response.
         spans: row, start and stop of the positions that predict each response's tokens.
         seeds: a number for each response that its tokens determine.
@@ -124,6 +132,8 @@ class Targets:
     labels_N: Tensor
     temperature_N: Tensor
     response_N: Tensor
+    answer_N: Tensor
+    response_BS: Tensor
     lengths_R: Tensor
     spans: list[tuple[int, int, int]]
     seeds: list[int]
@@ -151,23 +161,26 @@ def targets_of(
     own = slice(0, shape[1]) if own is None else own
     keep_BS, spans = torch.zeros(shape, dtype=torch.bool), []
     labels_BS, temperature_BS = torch.zeros(shape, dtype=torch.long), torch.ones(shape)
-    response_BS = torch.zeros_like(labels_BS)
+    answer_BS, response_BS = torch.zeros_like(keep_BS), torch.full_like(labels_BS, len(rows))
     for index, (row, (line, origin)) in enumerate(zip(rows, origins, strict=True)):
         first = row.prompt_length + row.target_start
         predictors = (line, slice(origin + first - 1, origin + len(row) - 1))
         keep_BS[predictors] = True
         labels_BS[predictors] = row.targets
         temperature_BS[predictors] = max(row.temperature, 1e-8)  # clamped as in verl
-        response_BS[predictors] = index
+        answer_BS[line, origin + row.prompt_length + row.answer_start - 1 : origin + len(row) - 1] = True
+        response_BS[line, origin : origin + len(row)] = index
         spans.append((line, origin + row.prompt_length - 1, origin + len(row) - 1))
-    keep_BS, labels_BS, temperature_BS, response_BS = (
-        tensor_BS[:, own] for tensor_BS in (keep_BS, labels_BS, temperature_BS, response_BS)
+    keep_BS, labels_BS, temperature_BS, answer_BS, response_BS = (
+        tensor_BS[:, own] for tensor_BS in (keep_BS, labels_BS, temperature_BS, answer_BS, response_BS)
     )
     return Targets(
         keep_BS.to(device),
         labels_N=labels_BS[keep_BS].to(device),
         temperature_N=temperature_BS[keep_BS].to(device),
         response_N=response_BS[keep_BS].to(device),
+        answer_N=answer_BS[keep_BS].to(device),
+        response_BS=response_BS.to(device),
         lengths_R=torch.tensor([len(row.targets) for row in rows], dtype=torch.float32, device=device),
         spans=spans,
         seeds=[crc32(row.input_ids.cpu().numpy()) for row in rows],

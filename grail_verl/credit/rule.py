@@ -1,10 +1,10 @@
 """The rule of credit that a user chose: a score and the weights that are made of it.
 
-On the data's way: options → responses → answers → *scores → weights* → advantages. Where scores come from, a batch that
-has them or a pass of the model, is for whoever holds the model (hook/engine_pass.py, look/attribute.py) to find out.
+On the data's way: options → responses → answers → *scores → weights* → advantages. A pass of the model, where the batch
+does not tell the scores, is for whoever holds the model to make (hook/engine_pass.py, look/attribute.py).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields
 
 import torch
@@ -13,14 +13,15 @@ from torch import Tensor
 from grail_verl.credit.batch import Credit, RolloutBatch, finite_rows
 from grail_verl.credit.config import SECTION, GrailConfig
 from grail_verl.credit.modules import load_modules
-from grail_verl.credit.scores import SCORES
+from grail_verl.credit.rows import Row, dense_scores, rows_of
+from grail_verl.credit.scores import SCORES, Score
 from grail_verl.credit.weights import WEIGHTS
 
 EVERYONES = frozenset({"score", "weights", "modules", "dump_dir", "dump_responses"})  # options that every rule reads
 
 
 class Rule:
-    """A score and weights, any two of those that are registered.
+    """A score, or several whose product it is, and weights; any of those that are registered.
 
     Args:
         config: the options.
@@ -33,14 +34,23 @@ class Rule:
     def __init__(self, config: GrailConfig):
         load_modules(config.modules)
         self.config = config
-        self.score = SCORES.find(config.score)(config)
+        self.scores = [SCORES.find(name)(config) for name in config.scores]
         self.weights = WEIGHTS.find(config.weights)(config)
-        _require_names("needs", self.score.needs | self.weights.needs, fields(RolloutBatch))
-        _require_names("options", self.score.options | self.weights.options, fields(GrailConfig))
+        self.needs_answer = any(score.needs_answer for score in self.scores)
+        self.needs = frozenset().union(*(part.needs for part in self._parts))
+        self.options = frozenset().union(*(part.options for part in self._parts))
+        _require_names("needs", self.needs, fields(RolloutBatch))
+        _require_names("options", self.options, fields(GrailConfig))
+
+    @property
+    def _parts(self) -> list:
+        return [*self.scores, self.weights]
 
     @property
     def names(self) -> str:
-        return f"{SECTION}.score={self.config.score} and {SECTION}.weights={self.config.weights}"
+        names = self.config.scores
+        score = names[0] if isinstance(self.config.score, str) else f"[{','.join(names)}]"
+        return f"{SECTION}.score={score} and {SECTION}.weights={self.config.weights}"
 
     def refuse_unread(self, section: Mapping) -> None:
         """An option that changes nothing is a misunderstanding, whatever its value.
@@ -51,7 +61,7 @@ class Rule:
         Raises:
             ValueError: one without effect.
         """
-        read = EVERYONES | self.score.options | self.weights.options
+        read = EVERYONES | self.options
         if self.config.dump_dir is not None:
             read |= {"occurrence"}  # records show the answer
         for option in sorted(section.keys() - read):
@@ -59,7 +69,7 @@ class Rule:
                 f"{SECTION}.{option}={section[option]!r} has no effect with {self.names}; "
                 f"allowed: {', '.join(sorted(read))}"
             )
-        ours = all(type(part).__module__.startswith("grail_verl.credit.") for part in (self.score, self.weights))
+        ours = all(type(part).__module__.startswith("grail_verl.credit.") for part in self._parts)
         if section.get("modules") and ours:
             raise ValueError(
                 f"{SECTION}.modules={section['modules']!r} has no effect with {self.names}, which are this package's"
@@ -71,7 +81,7 @@ class Rule:
 
     def refuse_lacking(self, lacking: Iterable[str], who: str) -> None:
         """Raises ValueError: the rule needs a field of RolloutBatch that is among those `who` does not hand over."""
-        for field in sorted((self.score.needs | self.weights.needs) & set(lacking)):
+        for field in sorted(self.needs & set(lacking)):
             raise ValueError(f"{self.names} need RolloutBatch.{field}, which {who} does not hand over")
 
     def require(self, batch: RolloutBatch, who: str) -> None:
@@ -82,12 +92,33 @@ class Rule:
         """(B,) bool: responses that the weights select, with a token of the policy's, and with an answer where the
         score is about one."""
         can_B = self.weights.selected(batch) & batch.response_mask_BT.any(dim=-1)
-        return can_B & batch.answered_B if self.score.needs_answer else can_B
+        return can_B & batch.answered_B if self.needs_answer else can_B
 
     def matters(self, batch: RolloutBatch) -> Tensor:
         """(B,) bool: those of them whose weights, or whose place among all scores, change the update."""
         can_B = self.can_weigh(batch)
         return can_B if self.weights.compares_responses else can_B & (batch.advantages_B != 0)
+
+    def score(
+        self, batch: RolloutBatch, scored_B: Tensor, run_pass: Callable[[list[Row], Score], list[Tensor]]
+    ) -> Tensor:
+        """(B, T) float32: the scores, out of the batch where it tells them, else by a pass; several are multiplied.
+
+        Args:
+            batch: the responses.
+            scored_B: bool, those to run a pass for.
+            run_pass: rows and the score → for each row the scores of its response tokens; called alike on every rank.
+        """
+        product_BT = torch.ones(batch.response_mask_BT.shape, device=batch.response_mask_BT.device)
+        for score in self.scores:
+            scores_BT = score.from_batch(batch)
+            if scores_BT is None:
+                indices = scored_B.nonzero().flatten().tolist()
+                rows = rows_of(batch, indices, of_answer=score.needs_answer, with_reasoning=score.with_reasoning)
+                scores_BT = dense_scores(run_pass(rows, score), indices, batch)
+            self._require_shape("scores", scores_BT, batch)
+            product_BT = product_BT * scores_BT
+        return product_BT
 
     @torch.no_grad()  # a graph on advantages would be walked by the update
     def credit(self, batch: RolloutBatch, scores_BT: Tensor, scored_B: Tensor) -> Credit:

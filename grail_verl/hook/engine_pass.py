@@ -21,7 +21,8 @@ from verl.utils.ulysses import gather_outputs_and_unpad
 
 from grail_verl.credit.batch import RolloutBatch
 from grail_verl.credit.leaf import evaluating, transformer_blocks
-from grail_verl.credit.rows import Budget, Row, dense_scores, pack, response_scores, rows_of, targets_of
+from grail_verl.credit.rows import Budget, Row, pack, response_scores, targets_of
+from grail_verl.credit.rule import Rule
 from grail_verl.credit.scores import Score
 
 
@@ -64,33 +65,33 @@ class PassSettings:
 
 @dataclass(frozen=True)
 class BatchScores:
-    """scores_BT: float32. rows: of this rank, that went through a pass. seconds: that it took."""
+    """scores_BT: float32. rows: of this rank, that went through a pass, each pass counted. seconds: that it took."""
 
     scores_BT: Tensor
     rows: int
     seconds: float
 
 
-def batch_scores(
-    batch: RolloutBatch, scored_B: Tensor, score: Score, engine, settings: PassSettings
-) -> BatchScores:
+def batch_scores(batch: RolloutBatch, scored_B: Tensor, rule: Rule, engine, settings: PassSettings) -> BatchScores:
     """The scores of these responses; a collective call: every data-parallel rank must make it, with or without rows.
 
     Args:
         batch: this rank's.
         scored_B: bool, the responses to score.
-        score: whose scores they are.
+        rule: whose scores they are.
         engine: verl's FSDPEngineWithLMHead; no parameter gets a gradient, modes and hooks stay as found.
         settings: of a pass.
     """
     started = time.perf_counter()
-    scores_BT = score.from_batch(batch)
-    indices: list[int] = []
-    if scores_BT is None:
-        indices = scored_B.nonzero().flatten().tolist()
-        rows = rows_of(batch, indices, of_answer=score.needs_answer)
-        scores_BT = dense_scores(_pass(engine, rows, settings, score), indices, batch)
-    return BatchScores(scores_BT, len(indices), time.perf_counter() - started)
+    passed = 0
+
+    def run_pass(rows: list[Row], score: Score) -> list[Tensor]:
+        nonlocal passed
+        passed += len(rows)
+        return _pass(engine, rows, settings, score)
+
+    scores_BT = rule.score(batch, scored_B, run_pass)
+    return BatchScores(scores_BT, passed, time.perf_counter() - started)
 
 
 def _pass(engine, rows: list[Row], settings: PassSettings, score: Score) -> list[Tensor]:
@@ -153,7 +154,7 @@ def _memory_is_short() -> Callable[[], bool]:
 
 
 def _dummy_row() -> Row:
-    return Row(torch.zeros(2, dtype=torch.long), torch.arange(2), 1, 0, 1.0)
+    return Row(torch.zeros(2, dtype=torch.long), torch.arange(2), 1, 0, 0, 1.0)
 
 
 def _micro_batch(

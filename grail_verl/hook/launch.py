@@ -85,7 +85,7 @@ def _dump_folder(folder: str) -> str:
 
 
 def _refuse_unserved(config: DictConfig, rule: "Rule") -> None:
-    if rule.score.needs_logits and config.actor_rollout_ref.model.use_fused_kernels:
+    if any(score.needs_logits for score in rule.scores) and config.actor_rollout_ref.model.use_fused_kernels:
         raise ValueError(
             f"{SECTION}.score={rule.config.score} needs logits: "
             "actor_rollout_ref.model.use_fused_kernels=True is not allowed; allowed: False"

@@ -74,7 +74,7 @@ class GrailTrainingWorker(TrainingWorker):
             batch = located(read(data, self.engine.get_data_parallel_group()), self.answer_locator)
             self.rule.require(batch, "this trainer")
             scored_B = self.rule.matters(batch)
-            scores = batch_scores(batch, scored_B, self.rule.score, self.engine, PassSettings.of(data, self.engine))
+            scores = batch_scores(batch, scored_B, self.rule, self.engine, PassSettings.of(data, self.engine))
             credit = self.rule.credit(batch, scores.scores_BT, scored_B)
             write_advantages(data, batch.advantages_BT * credit.weights_BT.to(batch.advantages_BT.dtype), batch.lengths)
             metrics = credit_metrics(credit, self.rule.weights.bounds, scores.rows, scores.seconds)

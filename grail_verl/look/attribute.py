@@ -36,7 +36,7 @@ from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.batch import RolloutBatch, located
 from grail_verl.credit.config import SECTION, GrailConfig
 from grail_verl.credit.leaf import evaluating
-from grail_verl.credit.rows import Budget, Row, dense_scores, pack, response_scores, rows_of, targets_of
+from grail_verl.credit.rows import Budget, Row, pack, response_scores, targets_of
 from grail_verl.credit.rule import Rule
 from grail_verl.credit.scores import Score
 from grail_verl.look import rollouts
@@ -145,7 +145,7 @@ def attributions(
     rule: Rule,
     temperature: float = 1.0,
     budget: Budget | None = None,
-    done: Callable[[int], None] = lambda rows: None,
+    done: Callable[[float], None] = lambda rows: None,
 ) -> Iterator[Attribution]:
     """Of every rollout, steps in the order of their first: all of a step are scored, then weighted together. Where the
     weights do not compare responses, some hundreds at a time.
@@ -221,19 +221,22 @@ def _with_advantages(batch: RolloutBatch, encoded: Sequence[Encoded], rule: Rule
 
 def _scores(model, batch: RolloutBatch, scored_B: Tensor, rule: Rule, budget: Budget, done) -> Tensor:
     """(B, T): by passes of the model, where the batch does not tell."""
-    scores_BT = rule.score.from_batch(batch)
-    if scores_BT is not None:
-        done(len(batch.lengths))
-        return scores_BT
-    indices = scored_B.nonzero().flatten().tolist()
-    done(len(batch.lengths) - len(indices))
-    rows = rows_of(batch, indices, of_answer=rule.score.needs_answer)
-    scores: list[Tensor] = [torch.empty(0)] * len(rows)
-    for places in pack([len(row) for row in rows], budget):
-        for place, of_row in zip(places, _micro_batch(model, [rows[place] for place in places], rule.score)):
-            scores[place] = of_row
-        done(len(places))
-    return dense_scores(scores, indices, batch)
+    told = 0.0
+
+    def run_pass(rows: list[Row], score: Score) -> list[Tensor]:
+        nonlocal told
+        scores: list[Tensor] = [torch.empty(0)] * len(rows)
+        for places in pack([len(row) for row in rows], budget):
+            for place, of_row in zip(places, _micro_batch(model, [rows[place] for place in places], score)):
+                scores[place] = of_row
+            share = len(places) / len(rule.scores)
+            told += share
+            done(share)
+        return scores
+
+    scores_BT = rule.score(batch, scored_B, run_pass)
+    done(len(batch.lengths) - told)  # what took no pass
+    return scores_BT
 
 
 def _micro_batch(model, rows: list[Row], score: Score) -> list[Tensor]:

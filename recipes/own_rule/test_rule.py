@@ -20,7 +20,7 @@ def test_a_wrong_response_is_blamed_from_its_greatest_doubt_on():
         content_BT=nothing_BT,
         old_log_probs_BT=-torch.tensor([[0.1, 0.1, 2.1, 0.1, 9.0], [1.0, 3.0, 0.0, 0.0, 0.0]]),
     )
-    scores_BT = rule.score.from_batch(batch)
+    scores_BT = rule.scores[0].from_batch(batch)
     assert scores_BT.tolist() == [pytest.approx([0, 0, 1.5, 0, 0]), pytest.approx([0, 1, 0, 0, 0])]
     credit = rule.credit(batch, scores_BT, rule.can_weigh(batch))
     assert credit.weights_BT.tolist() == [[0, 0, 1, 1, 0], [1, 1, 0, 0, 0]]

@@ -19,7 +19,8 @@ over responses. Scores by name:
                               is the larger the smaller its activation
     oar_g                     OAR-G's
     entropy, surprise         of the distribution that the token was drawn from; the token's −log p
-    surprise × grail/…        the product of the two
+    hops/K                    GRAIL's at the embeddings, carried back by K hops, at the token's own position
+    surprise × grail/…, hops/K    the product of the two
     position, random          place in the response, 0 first; a number drawn for each token
     weight/LEAF/ALIGNMENT/STATISTICS, weight/oar_g    what training multiplies advantages with
     carried                   carried.py's, of the responses whose tokens are changed
@@ -34,7 +35,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,10 +47,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import grail_verl
 from grail_verl import GrailConfig
 from grail_verl.credit.answer import AnswerLocator, AnswerSpan
-from grail_verl.credit.config import CHOICES
+from grail_verl.credit.config import CHOICES, HOPS
 from grail_verl.credit.leaf import evaluating, leaf_gradient
 from grail_verl.credit.rows import Row, targets_of
 from grail_verl.credit.rule import Rule
+from grail_verl.credit.scores.hops import hop_scores
 from grail_verl.evaluation.bootstrap import intervals
 from recipes.study import intervention
 from recipes.study.annotate import Annotation, annotate
@@ -135,7 +137,12 @@ def token_scores(model, responses: list[Response], rng: np.random.Generator) -> 
                 by_place[f"support/{leaf}"] = -(gradient * activation).sum(dim=-1)
                 by_place[f"product/{leaf}"] = by_place[f"support/{leaf}"].abs()
                 by_place[f"activation/{leaf}"] = -activation.norm(dim=-1)
-            oar_g_BS = Rule(OAR_G).score.from_model(model, inputs, targets, lambda: False, 1.0)
+            whole = targets_of(
+                [replace(row, target_start=0) for row in rows], [(line, 0) for line in range(len(rows))],
+                ids_BS.shape, "cpu",
+            )
+            hops_BS = {f"hops/{hops}": hop_scores(model, inputs, whole, hops) for hops in range(1, HOPS + 1)}
+            oar_g_BS = Rule(OAR_G).scores[0].from_model(model, inputs, targets, lambda: False, 1.0)
             with torch.no_grad():
                 logprobs_BSV = model(**inputs, use_cache=False).logits.log_softmax(dim=-1)
         entropy_BS = -(logprobs_BSV.exp() * logprobs_BSV).sum(dim=-1)
@@ -151,9 +158,10 @@ def token_scores(model, responses: list[Response], rng: np.random.Generator) -> 
             }
             predicting = {"oar_g": oar_g_BS, "entropy": entropy_BS, "surprise": surprise_BS}
             scores |= {name: values_BS[row, places["predictor"]] for name, values_BS in predicting.items()}
+            scores |= {name: values_BS[row, places["token"]] for name, values_BS in hops_BS.items()}
             scores |= {
                 f"surprise × {name}": scores["surprise"] * scores[name]
-                for name in (f"grail/embeddings/{alignment}" for alignment in ALIGNMENTS)
+                for name in (*(f"grail/embeddings/{alignment}" for alignment in ALIGNMENTS), *hops_BS)
             }
             scores |= {"position": np.arange(end), "random": rng.random(end)}
             found.append(np.stack([np.asarray(values, dtype=np.float64) for values in scores.values()]))
@@ -162,7 +170,8 @@ def token_scores(model, responses: list[Response], rng: np.random.Generator) -> 
 
 def row_of(response: Response) -> Row:
     ids = torch.tensor(response.prompt + response.tokens[: response.answer.end])
-    return Row(ids, torch.arange(len(ids)), len(response.prompt), response.answer.start, temperature=1.0)
+    start = response.answer.start
+    return Row(ids, torch.arange(len(ids)), len(response.prompt), start, start, temperature=1.0)
 
 
 def token_weights(response: Response, names: list[str], scores_KT: np.ndarray) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ def test_defaults_are_the_published_ones_except_occurrence():
         "w_min": 0.5,
         "w_max": 5.0,
         "leaf": "embeddings",
+        "hops": 0,
         "rollouts": "wrong",
         "alignment": "predictor",
         "occurrence": "last",

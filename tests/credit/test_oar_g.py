@@ -19,7 +19,7 @@ from grail_verl.hook.launch import prepare
 pytestmark = pytest.mark.fast
 
 CONFIG = GrailConfig(score="oar_g", weights="reshaped")
-SCORE = Rule(CONFIG).score
+SCORE = Rule(CONFIG).scores[0]
 
 
 def weights(scores, mask, answer=True, advantage=-1.0) -> list[float]:
@@ -65,6 +65,8 @@ def positions(rows: int, prompt: int, length: int, answer: int) -> Targets:
         labels_N=torch.zeros(count, dtype=torch.long),
         temperature_N=torch.ones(count),
         response_N=torch.arange(rows).repeat_interleave(answer),
+        answer_N=torch.ones(count, dtype=torch.bool),
+        response_BS=torch.arange(rows)[:, None].expand(rows, length),
         lengths_R=torch.full((rows,), float(answer)),
         spans=[(row, prompt - 1, length - 1) for row in range(rows)],
         seeds=[100 + row for row in range(rows)],

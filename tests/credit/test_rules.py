@@ -148,12 +148,12 @@ def test_scores_of_a_prediction_are_those_of_the_plain_model(score):
         mask_BT, -mask_BT.float(), ~mask_BT & mask_BT, ~mask_BT & mask_BT, input_ids=ids, lengths=lengths,
         position_ids=[torch.arange(len(row)) for row in ids], temperature_B=temperatures, answers=[None] * 3,
     )
-    rows = rows_of(batch, range(3), of_answer=rule.score.needs_answer)
+    rows = rows_of(batch, range(3), of_answer=rule.scores[0].needs_answer)
     starts = [0, len(ids[0]), len(ids[0]) + len(ids[1])]
     packed = torch.cat(ids)[None]
     segments = torch.repeat_interleave(torch.arange(3), torch.tensor([len(row) for row in ids]))
     allowed = (segments[:, None] == segments).tril()[None, None]
-    scores_1S = rule.score.from_model(
+    scores_1S = rule.scores[0].from_model(
         model,
         {"input_ids": packed, "attention_mask": allowed, "position_ids": torch.cat(batch.position_ids)[None]},
         targets_of(rows, [(0, start) for start in starts], packed.shape, "cpu"),
@@ -183,10 +183,10 @@ def test_what_verl_has_computed_costs_no_pass():
     values_BT = torch.rand(1, len(tiny.tokenizer().encode("3 + 4")))
     batch = batch_of(["3 + 4"], old_log_probs_BT=-values_BT, entropy_BT=2 * values_BT)
     for name, factor in (("surprise", 1), ("entropy", 2)):
-        assert torch.equal(Rule(GrailConfig(score=name)).score.from_batch(batch), factor * values_BT)
-        assert Rule(GrailConfig(score=name)).score.from_batch(batch_of(["3 + 4"])) is None
+        assert torch.equal(Rule(GrailConfig(score=name)).scores[0].from_batch(batch), factor * values_BT)
+        assert Rule(GrailConfig(score=name)).scores[0].from_batch(batch_of(["3 + 4"])) is None
     for name in ABOUT_ANSWER:
-        assert Rule(GrailConfig(score=name)).score.from_batch(batch) is None
+        assert Rule(GrailConfig(score=name)).scores[0].from_batch(batch) is None
 
 
 @pytest.mark.parametrize("score", ["surprise", "entropy"])
@@ -197,7 +197,7 @@ def test_a_certain_tokens_score_is_not_below_zero(score):
     rule = Rule(GrailConfig(score=score))
     batch = batch_of(["3 + 4"], **{"old_log_probs_BT": values_BT * torch.tensor([1.0, *[-1.0] * (length - 1)]),
                                    "entropy_BT": values_BT * torch.tensor([-1.0, *[1.0] * (length - 1)])})
-    credit = rule.credit(batch, rule.score.from_batch(batch), rule.can_weigh(batch))
+    credit = rule.credit(batch, rule.scores[0].from_batch(batch), rule.can_weigh(batch))
     assert credit.weighted_B.tolist() == [True] and credit.scores_BT[0, 0] == 0
     assert credit.weights_BT[0, 0] == 0.5  # the least
 
@@ -456,7 +456,7 @@ def test_a_fused_head_gives_what_it_has_computed(score):
     output = SimpleNamespace(log_probs=log_probs_BS, entropy=entropy_BS)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(prediction, "forward_at", lambda *_: output)
-        scores_BS = Rule(GrailConfig(score=score)).score.from_model(
+        scores_BS = Rule(GrailConfig(score=score)).scores[0].from_model(
             None, {}, SimpleNamespace(keep_BS=keep_BS), lambda: False, 1.0
         )
     assert scores_BS.tolist() == [[0, 1, 2, 0] if score == "surprise" else [0, 3, 4, 0]]

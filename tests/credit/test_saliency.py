@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from grail_verl import answer_saliency
 from grail_verl.credit.leaf import leaf_module
-from grail_verl.credit.scores import saliency as saliency_score
+from grail_verl.credit.scores import likelihood
 from grail_verl.credit.scores.saliency import Saliency, position_scores
 
 pytestmark = pytest.mark.fast
@@ -108,7 +108,7 @@ def test_float32_logits_are_held_a_part_at_a_time(batch, monkeypatch):
         return cross_entropy(logits, *args, **kwargs)
 
     kept = []
-    monkeypatch.setattr(saliency_score, "LOSS_PART", 2)
+    monkeypatch.setattr(likelihood, "LOSS_PART", 2)
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         split = answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask)

@@ -9,8 +9,11 @@ import test_matrix
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from grail_verl import GrailConfig
 from grail_verl.credit.rows import Budget, pack
+from grail_verl.credit.rule import Rule
 from grail_verl.hook import engine_pass
 from grail_verl.hook.engine_pass import PassSettings
 
@@ -49,6 +52,7 @@ def test_padded_micro_batches_hold_rows_of_like_length():
 
 BATCH = [(r"3 + 4 = 7, so \boxed{7}. Done", -1.0), (r"\boxed{1} or \boxed{2}? 2", -0.5), (r"1 + 1 = 2 \boxed{2}", 1.0)]
 LAYERS = 5
+HOPS = 2
 
 
 def batch():
@@ -68,13 +72,19 @@ def gathered(block) -> bool:
 
 
 def gathers_of(work) -> tuple[int, int]:
-    """All-gathers and reduce-scatters during a call."""
-    from torch.distributed.tensor.debug import CommDebugMode
+    """All-gathers and reduce-scatters during a call. (torch's CommDebugMode does not take a second forward pass.)"""
+    calls = []
 
-    with CommDebugMode() as collectives:
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            calls.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
         work()
-    counts = {str(name): count for name, count in collectives.get_comm_counts().items()}
-    return tuple(sum(counts[name] for name in counts if kind in name) for kind in ("allgather", "reduce_scatter"))
+    return tuple(
+        sum(call.startswith("c10d.") and kind in call for call in calls) for kind in ("allgather", "reduce_scatter")
+    )
 
 
 def one_pass(worker, recompute: bool) -> dict:
@@ -120,10 +130,12 @@ def session(rank: int, policy: str, strategy: str, use_orig_params: bool) -> dic
     smaller_for_log_probs = PassSettings.of(batch(), worker.engine).budget
     worker.engine_config.infer_max_token_len_per_gpu = 8192
     larger_for_log_probs = PassSettings.of(batch(), worker.engine).budget
+    passes = {"kept": one_pass(worker, recompute=False), "recomputed": one_pass(worker, recompute=True)}
+    worker.rule = Rule(GrailConfig(hops=HOPS))
+    passes |= {"hops": one_pass(worker, recompute=False), "hops, recomputed": one_pass(worker, recompute=True)}
     return {
+        **passes,
         "budgets": (smaller_for_log_probs, larger_for_log_probs),
-        "kept": one_pass(worker, recompute=False),
-        "recomputed": one_pass(worker, recompute=True),
         "update": gathers_of(lambda: TrainingWorker.train_mini_batch(worker, batch())),
         "strategy": strategy,
     }
@@ -145,6 +157,20 @@ def test_a_micro_batch_gathers_each_block_once_each_way_and_reduces_nothing(pass
             assert result[name]["gathers"] == (2 * LAYERS + root[result["strategy"]], 0)
         # That is no more than verl's own update, which reduces gradients: the counter sees both.
         assert result["update"][0] >= result["kept"]["gathers"][0] and result["update"][1] > 0
+
+
+def test_hops_gather_alike_whatever_a_ranks_memory(passes):
+    """FSDP2 walks the graph of one forward several times, FSDP1 runs a forward for each hop."""
+    for result in passes:
+        forwards = {"fsdp": HOPS + 1, "fsdp2": 1}[result["strategy"]]
+        roots = {"fsdp": HOPS + 1, "fsdp2": HOPS + 2}[result["strategy"]]
+        for name in ("hops", "hops, recomputed"):
+            assert result[name]["gathers"] == ((forwards + HOPS + 1) * LAYERS + roots, 0)
+            assert result[name]["whole"] == (HOPS + 1) * [[True] + [False] * (LAYERS - 1)]
+        assert result["hops"]["runs"] == [forwards] * LAYERS
+        assert result["hops, recomputed"]["runs"] == [forwards + HOPS + 1] * (LAYERS - 1) + [forwards]
+        assert result["hops, recomputed"]["advantages"] == result["hops"]["advantages"]
+        assert result["hops"]["advantages"] != result["kept"]["advantages"]
 
 
 def test_the_budget_is_that_of_log_probs_but_never_more_than_the_updates(passes):

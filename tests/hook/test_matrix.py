@@ -34,6 +34,8 @@ BY_ROWS = [
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
 ]
+HOPS = {"hops": 3, "rollouts": "all"}
+CARRIED = {"score": ["saliency", "surprise"], "hops": 3, "weights": "proportional", "total": 9.0}  # +grail=carried
 OAR_G = {"score": "oar_g", "weights": "reshaped"}
 SHARE = {"weights": "top_share", "share": 0.4}
 FINE = 0.01  # of OAR-G's weights, which go up to 3 times the mean
@@ -197,6 +199,33 @@ CASES = {
         sequence_parallel=2, setup=ulysses_over_sdpa,
     ),
     "entropy by a pass, padding rows": Case("tied", "fsdp", {"score": "entropy", **SHARE}, rollout=padding_rows),
+    # Carried back by hops: FSDP2 walks one graph several times, FSDP1 runs a forward for each hop.
+    "hops, fsdp packed": Case("tied", "fsdp", HOPS, [CHECKPOINTED]),
+    "hops, fsdp padded, kept activations": Case("untied", "fsdp", HOPS, [PADDED, PLAIN]),
+    "hops, fsdp packed, parameters as they were": Case("untied", "fsdp", HOPS, [CHECKPOINTED, ORIGINAL]),
+    "hops, fsdp2 packed": Case("untied", "fsdp2", HOPS, [CHECKPOINTED]),
+    "hops, fsdp2 padded, by rows, kept activations": Case("tied", "fsdp2", HOPS, [PADDED, PLAIN, *BY_ROWS]),
+    "hops, fsdp2 packed, not resharded": Case("untied", "fsdp2", HOPS, [NOT_RESHARDED]),
+    "hops, fsdp2, turns": Case("tied", "fsdp2", {"hops": 1, "rollouts": "all"}, LONG, rollout=turns),
+    "hops, per-sample temperature": Case("tied", "fsdp2", HOPS, rollout=per_sample_temperature),
+    "hops, bf16, fsdp packed": Case("tied", "fsdp", HOPS, [CHECKPOINTED, *BF16], tolerance=ROUGH),
+    "hops, bf16, fsdp2 padded": Case("untied", "fsdp2", HOPS, [CHECKPOINTED, PADDED, *BF16], tolerance=ROUGH),
+    "hops, fp16, fsdp2 packed": Case("tied", "fsdp2", HOPS, FP16, tolerance=ROUGH),
+    "hops, fsdp, two times two ranks": Case("tied", "fsdp", HOPS, [HYBRID, CHECKPOINTED], ranks=4),
+    "hops, fsdp2, two times two ranks": Case("untied", "fsdp2", HOPS, [HYBRID], ranks=4),
+    "hops, LoRA, fsdp packed": Case("tied", "fsdp", HOPS, [*LORA, CHECKPOINTED], plain="adapter"),
+    "hops, LoRA, fsdp2 packed": Case("tied", "fsdp2", HOPS, [*LORA, CHECKPOINTED], plain="adapter"),
+    "hops, Ulysses, fsdp2": Case(
+        "untied", "fsdp2", HOPS, [*ULYSSES, CHECKPOINTED], sequence_parallel=2, setup=ulysses_over_sdpa
+    ),
+    "hops, Ulysses, fsdp, two times two ranks": Case(
+        "tied", "fsdp", HOPS, [*ULYSSES, PLAIN], ranks=4, sequence_parallel=2, setup=ulysses_over_sdpa
+    ),
+    "hops × surprise, proportional, fsdp2": Case("tied", "fsdp2", CARRIED, [CHECKPOINTED], rollout=padding_rows),
+    "hops × entropy by a pass, fsdp": Case(
+        "untied", "fsdp", {"score": ["saliency", "entropy"], "hops": 2, "weights": "proportional"}, [PADDED]
+    ),
+    "saliency × surprise": Case("tied", "fsdp", {"score": ["saliency", "surprise"], "rollouts": "all"}),
     "turns, packed": Case("tied", "fsdp2", {"rollouts": "all"}, LONG, rollout=turns),
     "turns, padded": Case("untied", "fsdp", {"statistics": "reasoning"}, [PADDED, *LONG], rollout=turns),
     **{f"{name}, fsdp2 packed": Case(name, "fsdp2", {}, [CHECKPOINTED]) for name in MODELS[::2]},
@@ -222,7 +251,8 @@ ALWAYS = {
     *("per-sample temperature, packed", "Ulysses, fsdp2", "turns, packed", "qwen3_moe, fsdp2 packed"),
     *("surprise, proportional", "entropy of verl's, top share over two ranks", "entropy by a pass, fsdp packed"),
     *("entropy by a pass, fsdp2 padded, standardised", "entropy by a pass, reshaped, Ulysses"),
-    *("OAR-G, fsdp padded", "OAR-G, fsdp2 packed", "fused kernels, fsdp packed"),
+    *("OAR-G, fsdp padded", "OAR-G, fsdp2 packed", "fused kernels, fsdp packed", "hops, fsdp packed"),
+    *("hops, fsdp2 packed", "hops, bf16, fsdp2 padded", "hops, Ulysses, fsdp2", "hops × surprise, proportional, fsdp2"),
 }
 
 

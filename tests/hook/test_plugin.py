@@ -19,6 +19,7 @@ from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from grail_verl import GrailConfig, register_weights
+from grail_verl.credit.rule import Rule
 from grail_verl.credit.weights import WEIGHTS
 from grail_verl.hook.launch import prepare
 
@@ -34,6 +35,15 @@ def test_the_last_choice_of_presets_counts():
     """So the quick start, which chooses the CPU's, takes further ones behind its own."""
     config = composed("+grail=cpu", "+grail=[cpu,high_entropy]")
     assert config.trainer.device == "cpu" and config.algorithm.grail.score == "entropy"
+
+
+def test_scores_that_multiply_come_from_a_preset_and_reach_the_workers():
+    config = composed("+grail=carried", "algorithm.grail.hops=2")
+    prepare(config)
+    options = OmegaConf.to_object(config.actor_rollout_ref.grail)
+    assert options == GrailConfig(score=["saliency", "surprise"], hops=2, weights="proportional")
+    assert Rule(options).names.startswith("algorithm.grail.score=[saliency,surprise] and ")
+    assert composed("+grail=surprise").algorithm.grail.score == "surprise"
 
 
 def test_a_prepared_config_holds_every_option_where_logger_and_workers_look():

@@ -197,6 +197,8 @@ def test_scores_are_those_of_training_and_their_definitions():
         span = range(response.answer.start, end)
         expected = by_hand.oar_g(model, ids[0], first, span, len(response.tokens))[:end]
         assert by_name["oar_g"] == pytest.approx(np.array(expected), rel=0.02, abs=0.01 * max(expected))
+        carried = by_hand.hops(model, ids[0], first, span, len(response.tokens), 2, 1.0)[:end]
+        assert by_name["hops/2"] == pytest.approx(np.array(carried), rel=1e-3, abs=1e-6)
 
         weights = credit.token_weights(response, names, scores_KT)
         log = np.log(by_name["grail/embeddings/predictor"][: response.answer.start] + 1e-8)

@@ -27,6 +27,7 @@ class Score:
         needs: fields of RolloutBatch that may be None, without which there is no score.
         needs_answer: it is about the response's own answer. A response without one keeps weight 1, and what lies behind
             an answer is not computed and scores 0.
+        with_reasoning: of a pass about an answer: the tokens before it are in question, too.
         model_pass: none | forward | gradient: what `from_model` does with the model; a forward pass keeps no graph.
         needs_logits: of a pass, in which verl's fused kernels give log-probs in place of logits: they are refused.
         alignment: of a pass, predictor | token: the input position whose score is a token's, the one before it, which
@@ -37,6 +38,7 @@ class Score:
     options: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
     needs_answer = False
+    with_reasoning = False
     model_pass = "none"
     needs_logits = False
     alignment = "predictor"

@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from grail_verl.credit.leaf import LOSS_PART, evaluating, leaf_gradient
+from grail_verl.credit.leaf import evaluating, leaf_gradient
 from grail_verl.credit.scores.base import Score, register_score
+from grail_verl.credit.scores.hops import hop_scores
+from grail_verl.credit.scores.likelihood import log_likelihoods
 
 
 @register_score("saliency")
 class Saliency(Score):
-    options = frozenset({"leaf", "alignment", "occurrence"})
     needs_answer = True
     model_pass = "gradient"
     # float16 has no room below 6e-8 for the small gradients of tokens far from the answer, and none above 65,504.
@@ -28,10 +28,25 @@ class Saliency(Score):
     fp16_loss_scale = 256.0
 
     @property
+    def at_the_token(self) -> bool:
+        """Carried on from token to token, or multiplied by another score: both are at the token's own position."""
+        return self.config.hops > 0 or len(self.config.scores) > 1
+
+    @property
+    def options(self):
+        return frozenset({"leaf", "occurrence", "hops"} | ({"alignment"} if not self.at_the_token else set()))
+
+    @property
     def alignment(self):
-        return self.config.alignment
+        return "token" if self.at_the_token else self.config.alignment
+
+    @property
+    def with_reasoning(self):
+        return self.config.hops > 0
 
     def from_model(self, model, inputs, targets, recompute, loss_scale):
+        if self.config.hops > 0:
+            return hop_scores(model, inputs, targets, self.config.hops, self.config.leaf, recompute, loss_scale)
         return position_scores(
             model,
             inputs,
@@ -42,17 +57,6 @@ class Saliency(Score):
             recompute,
             loss_scale,
         )
-
-
-def _negative_log_likelihood(logits_NV: Tensor, labels_N: Tensor, temperature_N: Tensor) -> Tensor:
-    """Summed over the answer's tokens. In float32 a part at a time, forward and backward: an answer can be as
-    long as its response, and float32 logits of all of it larger than anything verl's update holds."""
-
-    def of_part(logits, labels, temperature):
-        return F.cross_entropy(logits.float() / temperature[:, None], labels, reduction="sum")
-
-    parts = zip(*(tensor.split(LOSS_PART) for tensor in (logits_NV, labels_N, temperature_N)), strict=True)
-    return sum(checkpoint(of_part, *part, use_reentrant=False, preserve_rng_state=False) for part in parts)
 
 
 def position_scores(
@@ -78,10 +82,7 @@ def position_scores(
     """
 
     def loss(output) -> Tensor:
-        fused_BS = getattr(output, "log_probs", None)
-        if fused_BS is not None:  # a fused head kernel: log-probs in place of logits, temperature included
-            return -fused_BS[keep_BS].sum()
-        return _negative_log_likelihood(output.logits, labels_N, temperature_N)
+        return -log_likelihoods(output, keep_BS, labels_N, temperature_N).sum()
 
     activation, gradient = leaf_gradient(model, inputs, keep_BS, loss, leaf, recompute, loss_scale)
     return (gradient * activation).norm(dim=-1)

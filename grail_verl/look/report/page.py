@@ -37,6 +37,7 @@ def page(records: Records, numbers: Mapping, drawings: Sequence[Drawing], limit:
     style = Template(style).substitute(light=_properties(LIGHT), dark=_properties(DARK))
     metrics = [drawing for drawing in drawings if drawing.name.startswith("metric-")]
     score = records.settings["options"]["score"]
+    score = score if isinstance(score, str) else " × ".join(score)
     parts = {
         "policy": "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src {_source(style)}; script-src {_source(script)}",

@@ -1,0 +1,80 @@
+"""Credit carried back by hops (docs/hops.md; no paper known to us): saliency, repeated from what it found.
+
+One gradient of the answer sees what the answer reads directly, the last result. So each further hop takes the gradient
+of the log-likelihood of all the response's tokens, each weighted by what the hop before found at it. One forward and
+hops + 1 backward passes over the same graph where it can be walked again, else a forward for each.
+
+Shapes: R responses of a micro-batch, N tokens of them up to the answer's end; B, S as in base.py.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from grail_verl.credit.leaf import can_walk_again, leaf_graph
+from grail_verl.credit.rows import Targets
+from grail_verl.credit.scores.likelihood import log_likelihoods
+
+
+def hop_scores(
+    model: nn.Module,
+    inputs: Mapping[str, object],
+    targets: Targets,
+    hops: int,
+    leaf: str = "embeddings",
+    recompute: Callable[[], bool] = lambda: False,
+    loss_scale: float = 1.0,
+) -> Tensor:
+    """Σ_k s^k at every input position, each s^k a response's shares, which sum to 1 with its prompt's.
+
+    s^k_p is ‖∂(Σ_t ω_t log p(token t)) / ∂leaf_p ⊙ leaf_p‖₂ over its sum; ω is 1/n on the answer's n tokens for
+    k = 0, then s^(k-1) at the tokens' own positions over its sum.
+
+    Args:
+        model, inputs, leaf, recompute, loss_scale: see `leaf.leaf_gradient`.
+        targets: the responses' tokens up to the answer's end, those of the answer marked.
+        hops: K, how often the pass is repeated.
+
+    Returns:
+        (B, S) float32, detached.
+    """
+    again = can_walk_again(model)
+    total_BS = torch.zeros(targets.keep_BS.shape, dtype=torch.float32, device=targets.keep_BS.device)
+    weight_N = _shares(targets.answer_N.float(), targets.response_N, targets)
+    with contextlib.ExitStack() as graph:
+        for hop in range(hops + 1):
+            if hop == 0 or not again:
+                graph.close()
+                forward = leaf_graph(model, inputs, targets.keep_BS, leaf, recompute)
+                output, activation, at = graph.enter_context(forward)
+                log_probs_N = log_likelihoods(output, targets.keep_BS, targets.labels_N, targets.temperature_N)
+            loss = (weight_N * log_probs_N).sum() * loss_scale
+            (gradient,) = torch.autograd.grad(loss, at, retain_graph=again and hop < hops)
+            score_BS = (gradient.float() * activation.detach().float()).norm(dim=-1)
+            share_BS = _shares(score_BS, targets.response_BS, targets)
+            total_BS += share_BS
+            weight_N = _shares(_at_the_tokens(share_BS, targets), targets.response_N, targets)
+    return total_BS
+
+
+def _shares(values: Tensor, response: Tensor, targets: Targets) -> Tensor:
+    """The values over the sum of their response's, in both float32; 0 where that is 0. Under Ulysses the sum is over
+    all ranks' parts."""
+    sum_R1 = torch.zeros(len(targets.lengths_R) + 1, device=values.device)  # the last is padding's
+    sum_R1.index_add_(0, response.flatten(), values.flatten())
+    if targets.group is not None:
+        dist.all_reduce(sum_R1, group=targets.group)
+    return values / sum_R1.clamp(min=torch.finfo(torch.float32).tiny)[response]
+
+
+def _at_the_tokens(values_BS: Tensor, targets: Targets) -> Tensor:
+    """(N,): at each token's own position, the one behind that which predicts it; under Ulysses it may be another
+    rank's."""
+    if targets.group is not None:
+        parts = [torch.empty_like(values_BS) for _ in range(dist.get_world_size(targets.group))]
+        dist.all_gather(parts, values_BS.contiguous(), group=targets.group)
+        values_BS = torch.cat(parts, dim=1)
+    return values_BS.roll(-1, dims=1)[:, targets.own][targets.keep_BS]
