@@ -37,6 +37,7 @@ def prepare(config: DictConfig) -> None:
         return
     from grail_verl.credit.modules import absolute  # this module is imported wherever verl is, GRAIL on or off
     from grail_verl.credit.rule import Rule
+    from grail_verl.look.records import refuse_others
 
     section = config.algorithm.get("grail")
     if OmegaConf.is_config(section):
@@ -48,9 +49,11 @@ def prepare(config: DictConfig) -> None:
     _refuse_unserved(config, rule)
     if options.dump_dir is not None:
         options = replace(options, dump_dir=_dump_folder(options.dump_dir))
+        refuse_others(options, config.trainer.default_local_dir)
     with open_dict(config):
         config.algorithm.grail = OmegaConf.structured(options)
         config.actor_rollout_ref.grail = OmegaConf.structured(options)
+        config.actor_rollout_ref.grail_run = config.trainer.default_local_dir  # whose records these are
 
 
 def is_prepared(algorithm: DictConfig) -> bool:

@@ -3,12 +3,13 @@
 Beside the data's way: worker.py writes what it made of a step's responses, attribute.py what it makes of any text, and
 report/ reads either. A folder holds
 
-    settings.json             version of grail-verl, every option but dump_dir, where weights were clipped, or null
+    settings.json             version of grail-verl, every option but dump_dir, where weights were clipped, or null, and
+                              which run these are of: its trainer.default_local_dir, by which verl resumes it, or null
     responses-<rank>.jsonl    a response a line, see `response_record`
     metrics.jsonl             a step a line: {"step": 3, "metrics": {"weight_mean": 1.02, …}}; from training only
 
-Lines are appended and flushed step by step: a crash loses the step being written at most. A line that was cut off is
-skipped, and one that is written again, by a run that resumes before it, replaces the earlier one. Nothing here imports
+Lines are appended and flushed step by step, in the order of steps: a crash loses the step being written at most. A line
+that was cut off is skipped. A run that resumes first drops what it writes again, of every rank. Nothing here imports
 torch or verl.
 """
 
@@ -22,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from grail_verl.credit.answer import AnswerSpan
-from grail_verl.credit.config import GrailConfig
+from grail_verl.credit.config import SECTION, GrailConfig
 
 SETTINGS, RESPONSES, METRICS = "settings.json", "responses-{}.jsonl", "metrics.jsonl"
 DIGITS = 6  # significant ones of a score or weight: float32's, without the noise behind them
@@ -97,13 +98,13 @@ class Writer:
         self._responses = self._folder / RESPONSES.format(rank)
         _append(self._responses, [])
 
-    def write_settings(self, config: GrailConfig, bounds: tuple[float, float]) -> None:
-        """Replaces settings.json; `bounds` as Weights have them, infinite where it has none."""
-        options = dataclasses.asdict(config)
-        del options["dump_dir"]  # where the records lie can change, and a report may be for others to read
+    def write_settings(self, config: GrailConfig, bounds: tuple[float, float], run: str | None = None) -> None:
+        """Replaces settings.json; `bounds` as Weights have them, infinite where it has none; `run` None outside of
+        training."""
         settings = {
             "version": version("grail-verl"),
-            "options": options,
+            "run": run,
+            "options": _options(config),
             "bounds": list(bounds) if all(map(math.isfinite, bounds)) else None,
         }
         path = self._folder / SETTINGS
@@ -121,6 +122,12 @@ class Writer:
         _append(self._folder / METRICS, [{"step": step, "metrics": named}])
 
 
+def _options(config: GrailConfig) -> dict:
+    options = dataclasses.asdict(config)
+    del options["dump_dir"]  # where the records lie can change, and a report may be for others to read
+    return options
+
+
 def _append(path: Path, lines: Iterable[Mapping]) -> None:
     text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
     with path.open("a+b") as file:
@@ -131,12 +138,61 @@ def _append(path: Path, lines: Iterable[Mapping]) -> None:
         file.write(text.encode(errors="replace"))
 
 
+def refuse_others(config: GrailConfig, run: str) -> None:
+    """Whether this run may write to dump_dir, which need not be there.
+
+    Raises:
+        ValueError: it holds records of another run, or made under other options; says what to do.
+    """
+    if (why := _of_another(Path(config.dump_dir), config, run)) is not None:
+        allowed = "a new folder, or one with records of this run, made under the same options"
+        raise ValueError(f"{SECTION}.dump_dir={config.dump_dir!r} {why}; allowed: {allowed}")
+
+
+def _of_another(folder: Path, config: GrailConfig, run: str) -> str | None:
+    if not (folder / SETTINGS).exists():
+        bare = any(path.stat().st_size for path in folder.glob(RESPONSES.format("*")))
+        return f"holds responses without {SETTINGS}" if bare else None
+    try:
+        settings = _settings(folder)
+    except ValueError as error:
+        return f"cannot be told from another run's: {error}"
+    if (theirs := settings.get("run")) != run:
+        of = "made outside of training" if theirs is None else f"of a run with trainer.default_local_dir={theirs}"
+        return f"holds records {of}, and this one has trainer.default_local_dir={run}"
+    for name, value in _options(config).items():
+        if name != "dump_responses" and (theirs := settings["options"].get(name)) != value:
+            return f"holds records made with {SECTION}.{name}={theirs!r}, and this run has {value!r}"
+    return None
+
+
+def drop_from(folder: str | Path, step: int) -> bool:
+    """Cuts off what lies at or behind a step, of every rank; doing so twice, or at once, does no harm.
+
+    Returns:
+        There was something.
+
+    Raises:
+        OSError: it cannot be written to.
+    """
+    dropped = False
+    for path in (*Path(folder).glob(RESPONSES.format("*")), Path(folder) / METRICS):
+        keep = 0
+        for record, end in _lines(path):
+            if record["step"] >= step:
+                os.truncate(path, keep)
+                dropped = True
+                break
+            keep = end
+    return dropped
+
+
 @dataclass(frozen=True)
 class Records:
     """What a folder holds.
 
     Attributes:
-        settings: {"version", "options", "bounds"}.
+        settings: {"version", "run", "options", "bounds"}.
         responses: as `response_record` gives them, and the "rank" of each; in order of step, rank and row.
         metrics: step → name → value; empty if they were not made in training.
     """
@@ -153,25 +209,32 @@ def read(folder: str | Path) -> Records:
         ValueError: it holds none.
     """
     folder = Path(folder)
-    try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no records of responses and their weights: {error}") from error
+    settings = _settings(folder)
     responses = {}
     for path in folder.glob(RESPONSES.format("*")):
         rank = int(path.stem.rpartition("-")[-1])
-        for record in _lines(path):
+        for record, _ in _lines(path):
             responses[record["step"], rank, record["row"]] = {**record, "rank": rank}
-    metrics = {line["step"]: line["metrics"] for line in _lines(folder / METRICS)}
+    metrics = {line["step"]: line["metrics"] for line, _ in _lines(folder / METRICS)}
     return Records(settings, [responses[key] for key in sorted(responses)], dict(sorted(metrics.items())))
 
 
-def _lines(path: Path) -> Iterator[dict]:
+def _settings(folder: Path) -> dict:
+    try:
+        return json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no records of responses and their weights: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[dict, int]]:
+    """Each line, and where it ends in the file."""
     if not path.exists():
         return
+    end = 0
     with path.open("rb") as file:
         for line in file:
+            end += len(line)
             try:
-                yield json.loads(line)
+                yield json.loads(line), end
             except ValueError:  # cut off
                 continue

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grail_verl.credit.answer import AnswerLocator
+from grail_verl.hook.claim import Claim
 from grail_verl.hook.dump import spread
 from grail_verl.look import records
 
@@ -67,10 +69,10 @@ def folders(tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def dumped(folders, tmp_path_factory) -> tuple[records.Records, list[list[dict]]]:
+def dumped(folders, tmp_path_factory) -> tuple[records.Records, list[list[dict]], Path]:
     folder = tmp_path_factory.mktemp("run") / "not there" / "records"
     seen = ranks.on_ranks(session, 2, folders, str(folder))
-    return records.read(folder), seen
+    return records.read(folder), seen, folder
 
 
 def source(record: dict) -> int:
@@ -80,7 +82,7 @@ def source(record: dict) -> int:
 
 
 def test_so_many_responses_a_step_over_all_ranks(dumped):
-    found, _ = dumped
+    found, _, _ = dumped
     counts = Counter((response["step"], response["rank"]) for response in found.responses)
     assert counts == {(1, 0): 3, (1, 1): 2, (2, 0): 3, (2, 1): 2}
     for step in (1, 2):
@@ -89,7 +91,7 @@ def test_so_many_responses_a_step_over_all_ranks(dumped):
 
 
 def test_weights_and_advantages_are_those_of_the_update(dumped):
-    found, seen = dumped
+    found, seen, _ = dumped
     compared = 0
     for record in found.responses:
         row, data = source(record), rollout(record["rank"])
@@ -108,7 +110,7 @@ def test_saliency_is_the_plain_models_where_a_pass_was_run(dumped, folders):
     """Of the first step: the second is of an updated policy."""
     from grail_verl import answer_saliency
 
-    found, _ = dumped
+    found, _, _ = dumped
     model, locator, compared = harness.plain_model(folders["tied"]), AnswerLocator(tiny.tokenizer()), 0
     for record in found.responses:
         row, data = source(record), rollout(record["rank"])
@@ -130,11 +132,59 @@ def test_saliency_is_the_plain_models_where_a_pass_was_run(dumped, folders):
 
 
 def test_metrics_and_options_are_there_once(dumped):
-    found, seen = dumped
+    found, seen, _ = dumped
     assert list(found.metrics) == [1, 2]
     for step, metrics in found.metrics.items():
         assert {f"grail/{name}": value for name, value in metrics.items()} == seen[0][step - 1]["metrics"]
     assert found.settings["options"]["std"] == 1.0 and found.settings["bounds"] == [0.0, 50.0]
+
+
+def alone_in(rank: int, folders: dict, folder: str, options: dict, run: str | None, step: int) -> str:
+    """An update of a run with one rank whose checkpoint is of the step before."""
+    case = into(OFF, folder, 2)
+    run = [] if run is None else [f"trainer.default_local_dir={run}"]
+    case = dataclasses.replace(case, options={**case.options, **options}, overrides=run)
+    try:
+        worker = case.actor(folders, "grail")
+        worker.engine.lr_scheduler.last_epoch = step - 1  # what verl's checkpoint brings back
+        worker.train_mini_batch(rollout(rank))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return "well"
+
+
+def restarts(rank: int, folders: dict, runs: dict[str, tuple]) -> dict[str, str]:
+    return {folder: alone_in(rank, folders, folder, *run) for folder, run in runs.items()}
+
+
+def test_a_folder_is_one_runs(dumped, folders, tmp_path):
+    """Of two ranks, two steps and five responses: begun anew, or resumed, by one rank that writes two."""
+    before, _, folder = dumped
+    runs = {
+        "anew": ({}, None, 1), "resumed": ({}, None, 2), "other": ({}, "elsewhere", 1),
+        "at once": ({}, None, 1),
+    }  # fmt: skip
+    places = {name: tmp_path / name for name in runs}
+    for place in places.values():
+        shutil.copytree(folder, place)
+    theirs = Claim(places["at once"], "another job's", rank=0)
+    (ended,) = ranks.on_ranks(restarts, 1, folders, {str(places[name]): run for name, run in runs.items()})
+    del theirs
+    ended = {name: ended[str(place)] for name, place in places.items()}
+    assert ended["anew"] == ended["resumed"] == "well"
+    assert "holds records of a run with trainer.default_local_dir=" in ended["other"]
+    option = f"algorithm.grail.dump_dir='{places['at once']}'"
+    assert ended["at once"] == f"{option} cannot be written: another run is writing there"
+
+    found = {name: records.read(place) for name, place in places.items()}
+    for name in ("other", "at once"):  # as they were
+        assert found[name].responses == before.responses and found[name].metrics == before.metrics
+    assert [(one["step"], one["rank"], one["row"]) for one in found["anew"].responses] == [(1, 0, 0), (1, 0, 1)]
+    assert list(found["anew"].metrics) == [1] and list(found["resumed"].metrics) == [1, 2]
+    earlier = [one for one in before.responses if one["step"] == 1]
+    assert found["resumed"].responses[: len(earlier)] == earlier
+    later = found["resumed"].responses[len(earlier) :]
+    assert [(one["step"], one["rank"], one["row"]) for one in later] == [(2, 0, 0), (2, 0, 1)]
 
 
 def full_disk(rank: int, folders: dict, case: Case, folder: str, full: int) -> str:
