@@ -9,15 +9,17 @@ report/ reads either. A folder holds
     metrics.jsonl             a step a line: {"step": 3, "metrics": {"weight_mean": 1.02, …}}; from training only
 
 Lines are appended and flushed step by step, in the order of steps: a crash loses the step being written at most. A line
-that was cut off is skipped. A run that resumes first drops what it writes again, of every rank. Nothing here imports
-torch or verl.
+that was cut off is skipped, one that is JSON but no record refused; files of other names are left alone. A run that
+resumes first drops what it writes again, of every rank. Nothing here imports torch or verl.
 """
 
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -151,7 +153,7 @@ def refuse_others(config: GrailConfig, run: str) -> None:
 
 def _of_another(folder: Path, config: GrailConfig, run: str) -> str | None:
     if not (folder / SETTINGS).exists():
-        bare = any(path.stat().st_size for path in folder.glob(RESPONSES.format("*")))
+        bare = any(path.stat().st_size for path in _by_rank(folder).values())
         return f"holds responses without {SETTINGS}" if bare else None
     try:
         settings = _settings(folder)
@@ -174,11 +176,13 @@ def drop_from(folder: str | Path, step: int) -> bool:
 
     Raises:
         OSError: it cannot be written to.
+        ValueError: a line is no record; names the file and the line.
     """
-    dropped = False
-    for path in (*Path(folder).glob(RESPONSES.format("*")), Path(folder) / METRICS):
+    folder, dropped = Path(folder), False
+    kinds = {**dict.fromkeys(_by_rank(folder).values(), _is_response), folder / METRICS: _is_metrics}
+    for path, fits in kinds.items():
         keep = 0
-        for record, end in _lines(path):
+        for _, record, end in _lines(path, fits):
             if record["step"] >= step:
                 os.truncate(path, keep)
                 dropped = True
@@ -206,35 +210,95 @@ def read(folder: str | Path) -> Records:
     """The records of a folder.
 
     Raises:
-        ValueError: it holds none.
+        ValueError: it holds none, or a line is none or there twice; names the file and the line.
+        OSError: a file cannot be read.
     """
     folder = Path(folder)
-    settings = _settings(folder)
-    responses = {}
-    for path in folder.glob(RESPONSES.format("*")):
-        rank = int(path.stem.rpartition("-")[-1])
-        for record, _ in _lines(path):
-            responses[record["step"], rank, record["row"]] = {**record, "rank": rank}
-    metrics = {line["step"]: line["metrics"] for line, _ in _lines(folder / METRICS)}
+    settings, responses, metrics = _settings(folder), {}, {}
+    for rank, path in _by_rank(folder).items():
+        for place, record, _ in _lines(path, _is_response):
+            _put(responses, (record["step"], rank, record["row"]), {**record, "rank": rank}, place)
+    for place, line, _ in _lines(folder / METRICS, _is_metrics):
+        _put(metrics, line["step"], line["metrics"], place)
     return Records(settings, [responses[key] for key in sorted(responses)], dict(sorted(metrics.items())))
+
+
+def _put(found: dict, key: object, value: Mapping, place: str) -> None:
+    if key in found:
+        raise ValueError(f"{place}: the same step and row stand there twice")
+    found[key] = value
+
+
+def _by_rank(folder: Path) -> dict[int, Path]:
+    named = {path: re.fullmatch(r"responses-(0|[1-9][0-9]*)\.jsonl", path.name) for path in folder.glob("*.jsonl")}
+    return {int(name[1]): path for path, name in named.items() if name}
 
 
 def _settings(folder: Path) -> dict:
     try:
-        return json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        if not _is_settings(settings):
+            raise ValueError(f"{SETTINGS} is another kind of JSON")
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no records of responses and their weights: {error}") from error
+    return settings
 
 
-def _lines(path: Path) -> Iterator[tuple[dict, int]]:
-    """Each line, and where it ends in the file."""
+def _lines(path: Path, fits: Callable[[object], bool]) -> Iterator[tuple[str, dict, int]]:
+    """Each line that was written whole: file and number, what it holds, where it ends in the file. Raises ValueError
+    at one that is JSON but does not fit."""
     if not path.exists():
         return
     end = 0
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             end += len(line)
             try:
-                yield json.loads(line), end
+                record = json.loads(line)
             except ValueError:  # cut off
                 continue
+            if not fits(record):
+                raise ValueError(f"{path}, line {number}: JSON, but no record")
+            yield f"{path}, line {number}", record, end
+
+
+def _is_settings(value: object) -> bool:
+    match value:
+        case {"version": str(), "options": {"score": str(), "mean": mean}, "bounds": None | [_, _] as bounds}:
+            return _are_numbers([mean, *(bounds or [])])
+    return False
+
+
+def _is_response(value: object) -> bool:
+    match value:
+        case {
+            "step": int(), "row": int(), "prompt": str(), "tokens": [*tokens], "mask": [*mask], "score": [*score],
+            "weight": [*weight], "advantage": advantage, "answer": answer, "reward": reward, "weighted": bool(),
+        }:  # fmt: skip
+            return (
+                len(tokens) == len(mask) == len(score) == len(weight)
+                and all(isinstance(token, str) for token in tokens)
+                and all(own in (0, 1) for own in mask)
+                and _are_numbers(each for each in (*score, *weight, advantage, reward) if each is not None)
+                and (answer is None or _is_span(answer, len(tokens)))
+            )
+    return False
+
+
+def _is_span(value: object, count: int) -> bool:
+    match value:
+        case {"start": int(start), "end": int(end), "content_start": int(first), "content_end": int(last)}:
+            return 0 <= start <= first <= last <= end <= count
+    return False
+
+
+def _is_metrics(value: object) -> bool:
+    match value:
+        case {"step": int(), "metrics": {**metrics}}:
+            return _are_numbers(each for each in metrics.values() if each is not None)
+    return False
+
+
+def _are_numbers(values: Iterable) -> bool:
+    """Finite ones."""
+    return all(isinstance(each, int | float) and abs(each) <= sys.float_info.max for each in values)
