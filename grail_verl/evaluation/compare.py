@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from grail_verl.command import CommandError
+from grail_verl.command import CommandError, mendable
 from grail_verl.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, intervals
 from grail_verl.evaluation.results import AVERAGE, WEIGHTED, plain_table, read_evaluation, write_whole
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises CommandError: see `read`."""
+    """Raises CommandError: see `read`; or --out cannot be written to."""
     folders = [options.baseline, *options.runs]
     console = Console()
     runs, notes = read(folders)
@@ -38,7 +38,8 @@ def run(options: argparse.Namespace) -> None:
     for note in notes:
         console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
     if options.out:
-        write(options.out, comparison, notes)
+        with mendable(OSError):
+            write(options.out, comparison, notes)
 
 
 def read(folders: list[Path]) -> tuple[dict[str, pd.DataFrame], list[str]]:
@@ -52,8 +53,8 @@ def read(folders: list[Path]) -> tuple[dict[str, pd.DataFrame], list[str]]:
         accuracy and pass@n, and remarks for the user on settings that differ.
 
     Raises:
-        CommandError: a folder is no evaluation, is named twice, or runs do not hold the same problems, or as
-            many samples of each.
+        CommandError: a folder is no evaluation or not all of one, is named twice, or runs do not hold the same
+            problems, or as many samples of each.
     """
     runs, settings = {}, {}
     for folder in folders:
@@ -68,8 +69,8 @@ def read(folders: list[Path]) -> tuple[dict[str, pd.DataFrame], list[str]]:
     for name, values in others:
         _require_same(baseline, expected, name, values)
         for setting, value in settings[name].items():
-            if value != settings[baseline][setting]:
-                notes.append(f"{setting} is {settings[baseline][setting]} in {baseline}, {value} in {name}")
+            if value != (ours := settings[baseline].get(setting)):
+                notes.append(f"{setting} is {ours} in {baseline}, {value} in {name}")
     return {name: values.reindex(expected.index) for name, values in runs.items()}, notes
 
 

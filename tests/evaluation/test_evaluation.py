@@ -275,7 +275,7 @@ def test_files_say_what_the_table_says(tmp_path):
     results.require_unused(tmp_path)  # responses alone are no result
     with pytest.raises(CommandError, match="no finished evaluation"):
         results.read_evaluation(tmp_path)
-    results.write_results(tmp_path, table, {"model": "policy"})
+    results.write_results(tmp_path, table, {"model": "policy", "sampling": {"samples": 3}})
     with pytest.raises(CommandError, match="holds a finished evaluation"):
         results.require_unused(tmp_path)
 
@@ -319,6 +319,8 @@ def test_missing_samples_are_no_result():
 def test_a_score_function_that_says_too_little_is_refused():
     with pytest.raises(CommandError, match="gives no 'answer_found'"):
         results.collect(PROBLEMS, [{k: v for k, v in SAMPLES[0].items() if k != "answer_found"}])
+    with pytest.raises(CommandError, match="gives acc=nan for math500 index"):  # which a mean would pass over
+        results.collect(PROBLEMS, [*SAMPLES[:2], {**SAMPLES[2], "acc": float("nan")}])
 
 
 # the command
