@@ -71,10 +71,9 @@ class Dump:
                     self._writer = Writer(self._folder, rank)
                     if self._claim.holds:
                         self._writer.write_settings(config, rule.weights.bounds, run)
-            dist.barrier()
 
     def add(self, step: int, credit: Credit, metrics: Mapping[str, float]) -> None:
-        """Writes a step; a collective call, which no rank leaves before all have written.
+        """Writes a step; a collective call.
 
         Raises:
             OSError: the folder cannot be written any more.
@@ -87,7 +86,6 @@ class Dump:
                 self._writer.add_responses(self._records(step, credit))
                 if self._rank == 0:
                     self._writer.add_metrics(step, metrics)
-        dist.barrier()
 
     def _drop_from(self, step: int) -> None:
         with self._told():

@@ -139,54 +139,6 @@ def test_metrics_and_options_are_there_once(dumped):
     assert found.settings["options"]["std"] == 1.0 and found.settings["bounds"] == [0.0, 50.0]
 
 
-def alone_in(rank: int, folders: dict, folder: str, options: dict, run: str | None, step: int) -> str:
-    """An update of a run with one rank whose checkpoint is of the step before."""
-    case = into(OFF, folder, 2)
-    run = [] if run is None else [f"trainer.default_local_dir={run}"]
-    case = dataclasses.replace(case, options={**case.options, **options}, overrides=run)
-    try:
-        worker = case.actor(folders, "grail")
-        worker.engine.lr_scheduler.last_epoch = step - 1  # what verl's checkpoint brings back
-        worker.train_mini_batch(rollout(rank))
-    except (OSError, ValueError) as error:
-        return str(error)
-    return "well"
-
-
-def restarts(rank: int, folders: dict, runs: dict[str, tuple]) -> dict[str, str]:
-    return {folder: alone_in(rank, folders, folder, *run) for folder, run in runs.items()}
-
-
-def test_a_folder_is_one_runs(dumped, folders, tmp_path):
-    """Of two ranks, two steps and five responses: begun anew, or resumed, by one rank that writes two."""
-    before, _, folder = dumped
-    runs = {
-        "anew": ({}, None, 1), "resumed": ({}, None, 2), "other": ({}, "elsewhere", 1),
-        "at once": ({}, None, 1),
-    }  # fmt: skip
-    places = {name: tmp_path / name for name in runs}
-    for place in places.values():
-        shutil.copytree(folder, place)
-    theirs = Claim(places["at once"], "another job's", rank=0)
-    (ended,) = ranks.on_ranks(restarts, 1, folders, {str(places[name]): run for name, run in runs.items()})
-    del theirs
-    ended = {name: ended[str(place)] for name, place in places.items()}
-    assert ended["anew"] == ended["resumed"] == "well"
-    assert "holds records of a run with trainer.default_local_dir=" in ended["other"]
-    option = f"algorithm.grail.dump_dir='{places['at once']}'"
-    assert ended["at once"] == f"{option} cannot be written: another run is writing there"
-
-    found = {name: records.read(place) for name, place in places.items()}
-    for name in ("other", "at once"):  # as they were
-        assert found[name].responses == before.responses and found[name].metrics == before.metrics
-    assert [(one["step"], one["rank"], one["row"]) for one in found["anew"].responses] == [(1, 0, 0), (1, 0, 1)]
-    assert list(found["anew"].metrics) == [1] and list(found["resumed"].metrics) == [1, 2]
-    earlier = [one for one in before.responses if one["step"] == 1]
-    assert found["resumed"].responses[: len(earlier)] == earlier
-    later = found["resumed"].responses[len(earlier) :]
-    assert [(one["step"], one["rank"], one["row"]) for one in later] == [(2, 0, 0), (2, 0, 1)]
-
-
 def full_disk(rank: int, folders: dict, case: Case, folder: str, full: int) -> str:
     """For one rank, from the second update on: the file behind the link takes nothing."""
     if case.setup is not None:
@@ -218,13 +170,21 @@ def test_a_full_disk_ends_every_rank(folders, tmp_path, name):
         assert sorted(path.name for path in tmp_path.glob("responses*")) == ["responses-0.jsonl"]
 
 
-def alone(rank: int, folders: dict) -> tuple[str, list[str]]:
-    """A folder that looks as if root could make it; then what is opened for writing without one."""
+def one_update(rank: int, folders: dict, folder: str, run: str | None, step: int) -> str:
+    """Of a run with one rank that dumps two responses and whose checkpoint is of the step before."""
+    run = [] if run is None else [f"trainer.default_local_dir={run}"]
     try:
-        into(OFF, "/proc/records").actor(folders, "grail")
-        error = "nothing"
-    except OSError as refused:
-        error = str(refused)
+        worker = dataclasses.replace(into(OFF, folder, 2), overrides=run).actor(folders, "grail")
+        worker.engine.lr_scheduler.last_epoch = step - 1  # what verl's checkpoint brings back
+        worker.train_mini_batch(rollout(rank))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return "well"
+
+
+def alone(rank: int, folders: dict, runs: dict[str, tuple]) -> tuple[list[str], list[str]]:
+    """How an update into each folder ended; then what is opened for writing without one."""
+    ended = [one_update(rank, folders, folder, *run) for folder, run in runs.items()]
     worker, written = OFF.actor(folders, "grail"), []
 
     def note(event: str, arguments: tuple) -> None:
@@ -233,13 +193,36 @@ def alone(rank: int, folders: dict) -> tuple[str, list[str]]:
 
     sys.addaudithook(note)
     worker.reweight_advantages(rollout(rank))
-    return error, written
+    return ended, written
 
 
-def test_a_folder_that_cannot_be_made_is_named_and_without_one_nothing_is_written(folders):
-    ((error, written),) = ranks.on_ranks(alone, 1, folders)
-    assert error.startswith("algorithm.grail.dump_dir='/proc/records' cannot be written: ")
-    assert written == []
+def test_a_folder_is_one_runs_and_without_one_nothing_is_written(dumped, folders, tmp_path):
+    """Of two ranks, two steps and five responses: begun anew, or resumed, by one rank that writes two."""
+    before, _, folder = dumped
+    places = {name: tmp_path / name for name in ("anew", "resumed", "other", "at once")}
+    for place in places.values():
+        shutil.copytree(folder, place)
+    runs = dict.fromkeys(places, (None, 1)) | {"resumed": (None, 2), "other": ("elsewhere", 1)}
+    runs = {str(places[name]): run for name, run in runs.items()} | {"/proc/records": (None, 1)}
+    theirs = Claim(places["at once"], "another job's", rank=0)
+    (((*well, other, at_once, not_made), written),) = ranks.on_ranks(alone, 1, folders, runs)
+    del theirs
+    assert well == ["well", "well"] and written == []
+    assert "holds records of a run with trainer.default_local_dir=" in other
+    cannot = f"algorithm.grail.dump_dir='{places['at once']}' cannot be written: "
+    assert at_once == f"{cannot}another run is writing there"
+    # As if root could make it.
+    assert not_made.startswith("algorithm.grail.dump_dir='/proc/records' cannot be written: ")
+
+    found = {name: records.read(place) for name, place in places.items()}
+    for name in ("other", "at once"):  # as they were
+        assert found[name].responses == before.responses and found[name].metrics == before.metrics
+    assert [(one["step"], one["rank"], one["row"]) for one in found["anew"].responses] == [(1, 0, 0), (1, 0, 1)]
+    assert list(found["anew"].metrics) == [1] and list(found["resumed"].metrics) == [1, 2]
+    earlier = [one for one in before.responses if one["step"] == 1]
+    assert found["resumed"].responses[: len(earlier)] == earlier
+    later = found["resumed"].responses[len(earlier) :]
+    assert [(one["step"], one["rank"], one["row"]) for one in later] == [(2, 0, 0), (2, 0, 1)]
 
 
 rows = st.lists(st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), st.booleans()), max_size=20)
