@@ -74,16 +74,20 @@ def require_prepared(algorithm: DictConfig) -> None:
 
 def _dump_folder(folder: str) -> str:
     """As an absolute path, since Ray's workers run elsewhere. Whether they can write there, too, they find out."""
-    path = Path(folder).expanduser().absolute()
-    known = next(place for place in (path, *path.parents) if place.exists())
-    if "://" in folder:
-        why = "is no folder"
-    elif not known.is_dir():
-        why = f"cannot be a folder: {known} is a file"
-    elif not os.access(known, os.W_OK | os.X_OK):
-        why = f"cannot be written: {known} allows no writing"
+    path = Path(os.path.expanduser(folder)).absolute()
+    try:
+        known = next(place for place in (path, *path.parents) if place.exists())
+    except OSError as error:  # too long a name, for one
+        why = f"cannot be a folder: {error.strerror}"
     else:
-        return str(path)
+        if "://" in folder:
+            why = "is no folder"
+        elif not known.is_dir():
+            why = f"cannot be a folder: {known} is a file"
+        elif not os.access(known, os.W_OK | os.X_OK):
+            why = f"cannot be written: {known} allows no writing"
+        else:
+            return str(path)
     raise ValueError(f"{SECTION}.dump_dir={folder!r} {why}; allowed: a folder to write, new or with records of the run")
 
 
