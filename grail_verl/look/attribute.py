@@ -33,7 +33,7 @@ from yaml import YAMLError
 
 from grail_verl.command import CommandError, mendable
 from grail_verl.credit.answer import AnswerLocator
-from grail_verl.credit.batch import RolloutBatch, located
+from grail_verl.credit.batch import RolloutBatch, divisor, located
 from grail_verl.credit.config import SECTION, GrailConfig
 from grail_verl.credit.leaf import evaluating
 from grail_verl.credit.rows import Budget, Row, dense_scores, pack, response_scores, rows_of, targets_of
@@ -72,11 +72,11 @@ def attribute(
         options: GRAIL's, as under algorithm.grail: leaf="last", score="oar_g", weights="reshaped".
 
     Raises:
-        ValueError: an option, or a prompt without a token.
+        ValueError: an option, the temperature, or a prompt without a token.
         CommandError: no such model, or a rule that needs what is not given here.
         TypeError: a tokenizer in whose tokens no answer can be located, or none with a loaded model.
     """
-    rule = checked(options)
+    rule = checked(options, temperature)
     if isinstance(model, str | Path):
         model, tokenizer = load(str(model))
     elif tokenizer is None:
@@ -86,8 +86,10 @@ def attribute(
     return attribution
 
 
-def checked(options: dict) -> Rule:
-    """Raises ValueError: an option that is unknown, out of range, or without effect here."""
+def checked(options: dict, temperature: float = 1.0) -> Rule:
+    """Raises ValueError: an option that is unknown, out of range, or without effect here; or a temperature by which no
+    logits can be divided."""
+    divisor(temperature)
     config = GrailConfig.from_options(options)
     rule = Rule(config)
     rule.refuse_unread(options)
@@ -280,7 +282,7 @@ def run(options: argparse.Namespace) -> None:
     """
     _require_fitting(options)
     with mendable(ValueError, OSError, YAMLError):
-        rule = checked(OmegaConf.to_container(OmegaConf.from_dotlist(options.options)))
+        rule = checked(OmegaConf.to_container(OmegaConf.from_dotlist(options.options)), options.temperature)
         if options.rollouts is None:
             given = [Rollout(options.prompt, options.response)]
         else:
@@ -318,6 +320,5 @@ def _require_fitting(options: argparse.Namespace) -> None:
         raise argparse.ArgumentError(None, "needed: --prompt and --response, or --rollouts and --out")
     if unlike := [option for option in options.options if "=" not in option]:
         raise argparse.ArgumentError(None, f"{unlike[0]!r} is no option=value, such as leaf=last")
-    for name in ("temperature", "tokens"):
-        if not (value := getattr(options, name)) > 0:
-            raise argparse.ArgumentError(None, f"--{name} {value} is not allowed; allowed: a number > 0")
+    if options.tokens <= 0:
+        raise argparse.ArgumentError(None, f"--tokens {options.tokens} is not allowed; allowed: a number > 0")
