@@ -14,7 +14,8 @@ from rich.table import Table
 
 from grail_verl.command import CommandError, mendable
 from grail_verl.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, intervals
-from grail_verl.evaluation.results import AVERAGE, WEIGHTED, plain_table, read_evaluation, write_whole
+from grail_verl.evaluation.results import AVERAGE, WEIGHTED, cell, plain_table, read_evaluation, write_whole
+from grail_verl.printable import printable
 
 PROBLEM = ["benchmark", "index", "ground_truth"]
 
@@ -34,9 +35,9 @@ def run(options: argparse.Namespace) -> None:
     for measure in comparison["measure"].unique():
         console.print(shown(comparison[comparison["measure"] == measure], measure))
     for number, folder in enumerate(folders):
-        console.print(f"{_letter(number)}: {folder}", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(f"{_letter(number)}: {folder}"), highlight=False, markup=False, soft_wrap=True)
     for note in notes:
-        console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(f"Note: {note}"), highlight=False, markup=False, soft_wrap=True)
     if options.out:
         with mendable(OSError):
             write(options.out, comparison, notes)
@@ -149,7 +150,7 @@ def shown(comparison: pd.DataFrame, measure: str) -> Table:
             cells.append(f"{100 * row.value:.1f}")
             if number:
                 cells.append(f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]")
-        view.add_row(str(name), str(rows["problems"].iloc[0]), *cells)
+        view.add_row(cell(name), str(rows["problems"].iloc[0]), *cells)
     return view
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from grail_verl.command import CommandError
 from grail_verl.evaluation.problems import Problem
+from grail_verl.printable import printable
 
 RESPONSES, RESULTS, TABLE = "responses.jsonl", "results.json", "results.csv"
 AVERAGE, WEIGHTED = "average", "weighted"
@@ -126,17 +127,22 @@ def shown(table: pd.DataFrame, title: str) -> Table:
     for name, row in table.drop(columns="samples").iterrows():
         if name == AVERAGE:
             view.add_section()
-        view.add_row(str(name), *(_cell(column, value) for column, value in row.items()))
+        view.add_row(cell(name), *(_cell(column, value) for column, value in row.items()))
     return view
 
 
 def plain_table(title: str, *heads: str) -> Table:
     """A rich table with little between its columns, numbers on the right."""
-    first, *others = map(escape, heads)
-    view = Table(first, title=escape(title), box=box.SIMPLE_HEAD, collapse_padding=True)
+    first, *others = map(cell, heads)
+    view = Table(first, title=cell(title), box=box.SIMPLE_HEAD, collapse_padding=True)
     for head in others:
         view.add_column(head, justify="right")
     return view
+
+
+def cell(text: object) -> str:
+    """Of a data set's or a user's, for a table: neither markup of rich's nor control characters."""
+    return escape(printable(str(text)))
 
 
 def _cell(column: str, value: float) -> str:

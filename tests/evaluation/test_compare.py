@@ -202,6 +202,15 @@ def test_a_setting_that_only_one_run_has_is_a_note(tmp_path, capsys):
     assert "seed is None in" in capsys.readouterr().out
 
 
+def test_names_out_of_a_data_set_are_shown_as_they_are_and_control_no_terminal(tmp_path, capsys):
+    name = "\x1b]0;title\x07[red]sums"
+    base = save(tmp_path / "base", {(name, 0): [1, 0]})
+    main(["compare", base, save(tmp_path / "other", {(name, 0): [1, 1]}, top_p="\x1b[2J")])
+    said = capsys.readouterr().out
+    assert r"\x1b]0;title\x07[red]sums" in said and r"top_p is None in" in said and r"\x1b[2J" in said
+    assert not set(said) & set("\x1b\x07")
+
+
 def test_the_command_prints_and_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "base", BASE)

@@ -112,7 +112,7 @@ class Wordless(Exception):
 
 
 FAILURES = {
-    "cannot be encoded": ValueError("the prompt \ud800"),
+    "cannot be encoded": ValueError("the prompt \ud800\x1b[2J"),
     "has no text": Wordless(),
     "comes when others are through": ValueError("late"),
 }
@@ -149,7 +149,7 @@ def test_whatever_the_error_it_is_told_and_raised_and_the_groups_are_gone():
     other, own = ranks.on_ranks(each_fails, 2, ports)
     assert set(own.values()) == {"the original"}
     assert other == {
-        "cannot be encoded": r"RuntimeError: a pass failed on rank 1: ValueError: the prompt \ud800",
+        "cannot be encoded": r"RuntimeError: a pass failed on rank 1: ValueError: the prompt \ud800\x1b[2J",
         "has no text": "RuntimeError: a pass failed on rank 1: Wordless: no text, its str raises KeyError",
         "comes when others are through": "RuntimeError: a pass failed on rank 1: ValueError: late",
     }

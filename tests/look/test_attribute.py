@@ -222,6 +222,25 @@ def test_it_shows_the_response(model, tokenizer):
     assert "without a complete" in attribute(PROMPT, "no answer", model, tokenizer)._caption()
 
 
+CLIPBOARD = "\x1b]52;c;cm0gLXJmIH4=\x07"  # writes it, where a terminal allows that
+
+
+def test_what_a_model_wrote_does_not_control_the_terminal(model, tokenizer, policy, tmp_path, capsys):
+    found = attribute(f"3{CLIPBOARD} + 4", f"7\r8 \x9b2J{CLIPBOARD}\n\tso \\boxed{{7}}", model, tokenizer)
+    for colours in (None, "truecolor"):
+        console = Console(width=200, force_terminal=colours is not None, color_system=colours, file=io.StringIO())
+        console.print(found)
+        said = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())  # colours, which are ours
+        assert not set(said) & set("\x1b\x07\x9b\r")
+        assert r"3\x1b]52;c;" in said and r"7\r8 \x9b2J\x1b]52;c;" in said and "so \\boxed{7}" in said
+    assert "\x1b" not in found._repr_html_()
+    assert CLIPBOARD in "".join(found.record()["tokens"])  # records hold what was written
+    (tmp_path / "lines.jsonl").write_text(json.dumps({CLIPBOARD: 1}))
+    with pytest.raises(SystemExit) as end:
+        main(["attribute", policy, "--rollouts", str(tmp_path / "lines.jsonl"), "--out", str(tmp_path / "out")])
+    assert r"line 1: it has \x1b]52;c;" in str(end.value) and "\x1b" not in str(end.value)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
