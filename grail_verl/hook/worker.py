@@ -14,7 +14,7 @@ from verl.workers.engine_workers import TrainingWorker
 
 from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.batch import located
-from grail_verl.credit.config import GrailConfig
+from grail_verl.credit.config import SECTION, GrailConfig
 from grail_verl.credit.rule import Rule
 from grail_verl.hook.batch import read, write_advantages
 from grail_verl.hook.dump import dump_of
@@ -49,6 +49,16 @@ class GrailTrainingWorker(TrainingWorker):
         super().__init__(config)
         self.answer_locator = AnswerLocator(self.model_config.tokenizer, grail.occurrence)
         self.dump = dump_of(grail, self.rule, self.model_config.tokenizer, self.answer_locator, run, self.engine)
+
+    def load_checkpoint(self, *args, **kwargs) -> None:
+        """Raises ValueError: verl is told to leave out the number of updates, by which records go on."""
+        contents = self.engine.checkpoint_manager.checkpoint_load_contents
+        if self.dump is not None and "extra" not in contents:
+            raise ValueError(
+                f"actor_rollout_ref.actor.checkpoint.load_contents={list(contents)} is not allowed with "
+                f"{SECTION}.dump_dir, as a resumed run's steps would be counted from 1; allowed: with extra among them"
+            )
+        return super().load_checkpoint(*args, **kwargs)
 
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         metrics = self.reweight_advantages(data)

@@ -182,9 +182,20 @@ def one_update(rank: int, folders: dict, folder: str, run: str | None, step: int
     return "well"
 
 
+def resumed_without_its_step(folders: dict, folder: str) -> str:
+    contents = "actor_rollout_ref.actor.checkpoint.load_contents=[model,optimizer]"
+    worker = dataclasses.replace(into(OFF, folder), overrides=[contents]).actor(folders, "grail")
+    try:
+        worker.load_checkpoint("global_step_1/actor")
+    except ValueError as error:
+        return str(error)
+    return "well"
+
+
 def alone(rank: int, folders: dict, runs: dict[str, tuple]) -> tuple[list[str], list[str]]:
     """How an update into each folder ended; then what is opened for writing without one."""
     ended = [one_update(rank, folders, folder, *run) for folder, run in runs.items()]
+    ended.append(resumed_without_its_step(folders, next(iter(runs))))
     worker, written = OFF.actor(folders, "grail"), []
 
     def note(event: str, arguments: tuple) -> None:
@@ -205,12 +216,13 @@ def test_a_folder_is_one_runs_and_without_one_nothing_is_written(dumped, folders
     runs = dict.fromkeys(places, (None, 1)) | {"resumed": (None, 2), "other": ("elsewhere", 1)}
     runs = {str(places[name]): run for name, run in runs.items()} | {"/proc/records": (None, 1)}
     theirs = Claim(places["at once"], "another job's", rank=0)
-    (((*well, other, at_once, not_made), written),) = ranks.on_ranks(alone, 1, folders, runs)
+    (((*well, other, at_once, not_made, stepless), written),) = ranks.on_ranks(alone, 1, folders, runs)
     del theirs
     assert well == ["well", "well"] and written == []
     assert "holds records of a run with trainer.default_local_dir=" in other
     cannot = f"algorithm.grail.dump_dir='{places['at once']}' cannot be written: "
     assert at_once == f"{cannot}another run is writing there"
+    assert stepless.startswith("actor_rollout_ref.actor.checkpoint.load_contents=['model', 'optimizer'] is not allowed")
     # As if root could make it.
     assert not_made.startswith("algorithm.grail.dump_dir='/proc/records' cannot be written: ")
 
