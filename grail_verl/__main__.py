@@ -11,6 +11,7 @@ import sys
 from typing import NamedTuple
 
 from grail_verl.command import CommandError
+from grail_verl.printable import printable
 
 
 class Command(NamedTuple):
@@ -74,9 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
         module.add_arguments(parser)
         module.run(parser.parse_intermixed_args(arguments[1:]))
     except argparse.ArgumentError as error:
-        parser.error(str(error))
+        parser.error(printable(str(error)))
     except CommandError as error:
-        sys.exit(f"{parser.prog}: {error}")
+        sys.exit(printable(f"{parser.prog}: {error}"))  # it may quote a file, a model or a server
     except ModuleNotFoundError as error:
         if not error.name or "." in error.name:  # a package that is there lacks a part: no installation mends that
             raise

@@ -1,5 +1,6 @@
-"""What every command of `grail-verl` shares: the error that a user can do something about."""
+"""What commands of `grail-verl` share: the error that a user can do something about, and the trust in a checkpoint."""
 
+import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,3 +16,12 @@ def mendable(*kinds: type[Exception]) -> Iterator[None]:
         yield
     except kinds as error:
         raise CommandError(str(error)) from error
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """For `find_model` in model.py."""
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="a checkpoint's files may run code: they are pickled, and without this only weights are read from them",
+    )

@@ -13,7 +13,7 @@ from functools import cache
 
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GemmaTokenizer, LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers import GemmaTokenizer, GPTSw3Tokenizer, LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend, SentencePieceExtractor
 
 CORPUS = [
@@ -123,7 +123,13 @@ def slow():
         )
 
 
-BUILDERS = {builder.__name__: builder for builder in (qwen2, llama3, llama2, gemma, unigram, slow)}
+def slow_bytes():
+    """The same, decoding by that model, which makes bytes of pieces such as <0x0A>."""
+    with tempfile.TemporaryDirectory() as folder:
+        return GPTSw3Tokenizer(vocab_file=_sentencepiece("unigram", True, folder))
+
+
+BUILDERS = {builder.__name__: builder for builder in (qwen2, llama3, llama2, gemma, unigram, slow, slow_bytes)}
 EXACT = ("qwen2", "llama3", "llama2", "gemma")  # fast, and able to spell any text: encoding gives offsets
 
 

@@ -125,6 +125,14 @@ def located(batch: RolloutBatch, locator: AnswerLocator) -> RolloutBatch:
     return replace(batch, answers=answers, answer_BT=answer_BT, content_BT=content_BT)
 
 
+def divisor(temperature: float | Tensor) -> Tensor:
+    """A temperature, or one for each row, as float32. Raises ValueError: logits cannot be divided by it."""
+    divisors = torch.as_tensor(temperature, dtype=torch.float32)
+    if not ((divisors > 0) & divisors.isfinite()).all():
+        raise ValueError(f"temperature={temperature} is not allowed; allowed: a number > 0, within float32")
+    return divisors
+
+
 def finite_rows(values_BT: Tensor, response_mask_BT: Tensor) -> Tensor:
     """(B,) bool: the value on every valid token is a finite number."""
     return (torch.isfinite(values_BT) | ~response_mask_BT).all(dim=-1)

@@ -6,12 +6,14 @@ are, and which options each of them reads, is rule.py's to know.
 
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 SECTION = "algorithm.grail"
 HOPS = 8  # at most
+LARGEST = 1e12  # of a number: squares of weights, and sums of them over a batch, stay within float32
 
 CHOICES = {
     "leaf": ("embeddings", "first", "middle", "last"),
@@ -82,10 +84,12 @@ class GrailConfig:
             raise _bad_value("score", self.score, "a name, or a list of different names to multiply")
         for name in ("std", "mean", "w_min", "w_max", "total", "share"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
                 raise _bad_value(name, value, "a finite number")
             if value < 0:
                 raise _bad_value(name, value, "a number >= 0")
+            if value > LARGEST:
+                raise _bad_value(name, value, f"a number <= {LARGEST:g}")
         if self.w_max < self.w_min:
             raise _bad_value("w_max", self.w_max, f"a number >= w_min ({self.w_min})")
         if not self.w_min <= self.mean <= self.w_max:
@@ -98,11 +102,11 @@ class GrailConfig:
             if getattr(self, name) not in allowed:
                 raise _bad_value(name, getattr(self, name), " | ".join(allowed))
         modules = self.modules
-        if not isinstance(modules, list) or not all(isinstance(name, str) and name.strip() for name in modules):
+        if not isinstance(modules, list) or not all(map(_is_path, modules)):
             raise _bad_value("modules", modules, "a list of files and pkg:// names: [rules.py, pkg://my_package.rules]")
         if isinstance(self.hops, bool) or not isinstance(self.hops, int) or not 0 <= self.hops <= HOPS:
             raise _bad_value("hops", self.hops, f"a whole number from 0 to {HOPS}")
-        if self.dump_dir is not None and (not isinstance(self.dump_dir, str) or not self.dump_dir.strip()):
+        if self.dump_dir is not None and not _is_path(self.dump_dir):
             raise _bad_value("dump_dir", self.dump_dir, "a folder")
         count = self.dump_responses
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -138,5 +142,16 @@ class GrailConfig:
         return cls(**options)
 
 
+def _is_path(value: object) -> bool:
+    """A name that a file could have: the operating system's ends at a NUL, and has no half of a character."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _bad_value(name: str, value: object, allowed: str) -> ValueError:
-    return ValueError(f"{SECTION}.{name}={value!r} is not allowed; allowed: {allowed}")
+    return ValueError(f"{SECTION}.{name}={value!r:.200} is not allowed; allowed: {allowed}")

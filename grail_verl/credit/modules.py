@@ -22,7 +22,7 @@ PACKAGE = "pkg://"
 
 def absolute(module: str) -> str:
     """A file by its absolute path, since Ray's workers run elsewhere; a pkg:// name as it is."""
-    return module if module.startswith(PACKAGE) else os.path.normpath(Path(module).expanduser().absolute())
+    return module if module.startswith(PACKAGE) else os.path.abspath(os.path.expanduser(module))
 
 
 def load_modules(modules: Sequence[str]) -> None:

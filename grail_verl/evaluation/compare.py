@@ -12,9 +12,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from grail_verl.command import CommandError
+from grail_verl.command import CommandError, mendable
 from grail_verl.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, intervals
-from grail_verl.evaluation.results import AVERAGE, WEIGHTED, plain_table, read_evaluation, write_whole
+from grail_verl.evaluation.results import AVERAGE, WEIGHTED, cell, plain_table, read_evaluation, write_whole
+from grail_verl.printable import printable
 
 PROBLEM = ["benchmark", "index", "ground_truth"]
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises CommandError: see `read`."""
+    """Raises CommandError: see `read`; or --out cannot be written to."""
     folders = [options.baseline, *options.runs]
     console = Console()
     runs, notes = read(folders)
@@ -34,11 +35,12 @@ def run(options: argparse.Namespace) -> None:
     for measure in comparison["measure"].unique():
         console.print(shown(comparison[comparison["measure"] == measure], measure))
     for number, folder in enumerate(folders):
-        console.print(f"{_letter(number)}: {folder}", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(f"{_letter(number)}: {folder}"), highlight=False, markup=False, soft_wrap=True)
     for note in notes:
-        console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(f"Note: {note}"), highlight=False, markup=False, soft_wrap=True)
     if options.out:
-        write(options.out, comparison, notes)
+        with mendable(OSError):
+            write(options.out, comparison, notes)
 
 
 def read(folders: list[Path]) -> tuple[dict[str, pd.DataFrame], list[str]]:
@@ -52,8 +54,8 @@ def read(folders: list[Path]) -> tuple[dict[str, pd.DataFrame], list[str]]:
         accuracy and pass@n, and remarks for the user on settings that differ.
 
     Raises:
-        CommandError: a folder is no evaluation, is named twice, or runs do not hold the same problems, or as
-            many samples of each.
+        CommandError: a folder is no evaluation or not all of one, is named twice, or runs do not hold the same
+            problems, or as many samples of each.
     """
     runs, settings = {}, {}
     for folder in folders:
@@ -68,8 +70,8 @@ def read(folders: list[Path]) -> tuple[dict[str, pd.DataFrame], list[str]]:
     for name, values in others:
         _require_same(baseline, expected, name, values)
         for setting, value in settings[name].items():
-            if value != settings[baseline][setting]:
-                notes.append(f"{setting} is {settings[baseline][setting]} in {baseline}, {value} in {name}")
+            if value != (ours := settings[baseline].get(setting)):
+                notes.append(f"{setting} is {ours} in {baseline}, {value} in {name}")
     return {name: values.reindex(expected.index) for name, values in runs.items()}, notes
 
 
@@ -148,7 +150,7 @@ def shown(comparison: pd.DataFrame, measure: str) -> Table:
             cells.append(f"{100 * row.value:.1f}")
             if number:
                 cells.append(f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]")
-        view.add_row(str(name), str(rows["problems"].iloc[0]), *cells)
+        view.add_row(cell(name), str(rows["problems"].iloc[0]), *cells)
     return view
 
 

@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from grail_verl.command import CommandError, mendable
 from grail_verl.credit.answer import complete_boxes
+from grail_verl.printable import printable
 
 SUFFIX = r" Please reason step by step, and put your final answer within \boxed{}."
 QUESTION = ("question", "problem")
@@ -372,4 +373,4 @@ def run(options: argparse.Namespace) -> None:
     """Raises CommandError: see `prepare`."""
     with mendable(OSError):
         report = prepare(options.name, options.out, options.source, options.rows)
-    print(*report, sep="\n")
+    print(printable("\n".join(report)))

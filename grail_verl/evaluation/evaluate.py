@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from grail_verl.command import add_trust_argument
 from grail_verl.evaluation import results
 from grail_verl.evaluation.problems import BENCHMARKS, find_files, read_problems
 
@@ -28,15 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="a new folder for responses and results")
     parser.add_argument("--server", metavar="URL", help="ask a running OpenAI-compatible server (vllm serve)")
+    add_trust_argument(parser)
     parser.add_argument("overrides", nargs="*", help="verl's, such as trainer.n_gpus_per_node=4 or +grail=cpu")
 
 
 def run(options: argparse.Namespace) -> None:
     """Raises CommandError: see `evaluate`."""
-    evaluate(options.model, options.data, options.out.resolve(), options.server, options.overrides)
+    out, trust = options.out.resolve(), options.trust_checkpoint
+    evaluate(options.model, options.data, out, options.server, options.overrides, trust)
 
 
-def evaluate(model: str, data: list[Path], out: Path, server: str | None, overrides: list[str]) -> None:
+def evaluate(
+    model: str, data: list[Path], out: Path, server: str | None, overrides: list[str], trust_checkpoint: bool = False
+) -> None:
     """Everything of one evaluation, what may be refused first.
 
     Args:
@@ -45,6 +50,7 @@ def evaluate(model: str, data: list[Path], out: Path, server: str | None, overri
         out: folder of responses and results.
         server: its URL, or None for verl's validation.
         overrides: main_ppo's.
+        trust_checkpoint: see `find_model`.
 
     Raises:
         CommandError: something is not there, or samples are missing.
@@ -68,7 +74,7 @@ def evaluate(model: str, data: list[Path], out: Path, server: str | None, overri
         from grail_verl.evaluation.validation import validate
         from grail_verl.model import find_model
 
-        path = find_model(model, config.actor_rollout_ref.model.trust_remote_code)
+        path = find_model(model, config.actor_rollout_ref.model.trust_remote_code, trust_checkpoint)
         samples = validate(overrides, path, files, out / "verl")
 
     responses = results.collect(problems, samples)

@@ -6,7 +6,9 @@ a finished evaluation, and one that has none is not.
 """
 
 import json
+import math
 import os
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +18,7 @@ from rich.table import Table
 
 from grail_verl.command import CommandError
 from grail_verl.evaluation.problems import Problem
+from grail_verl.printable import printable
 
 RESPONSES, RESULTS, TABLE = "responses.jsonl", "results.json", "results.csv"
 AVERAGE, WEIGHTED = "average", "weighted"
@@ -32,7 +35,8 @@ def collect(problems: list[Problem], samples: list[dict]) -> pd.DataFrame:
             grading_failed, response_tokens and truncated; more is left out.
 
     Raises:
-        CommandError: a sample without one of these: the score function is not grail_verl.reward's.
+        CommandError: a sample without one of these, or an acc that is no finite number: the score function is not
+            grail_verl.reward's.
     """
     order = {(problem.benchmark, problem.index): number for number, problem in enumerate(problems)}
     samples = sorted(samples, key=lambda sample: (order[sample["benchmark"], sample["index"]], sample["sample"]))
@@ -54,6 +58,9 @@ def collect(problems: list[Problem], samples: list[dict]) -> pd.DataFrame:
         ]
     except KeyError as error:
         raise CommandError(f"the score function gives no {error}; grail_verl.reward's does") from error
+    if bad := [row for row in rows if not math.isfinite(row["acc"])]:
+        where = f"{bad[0]['benchmark']} index {bad[0]['index']}"
+        raise CommandError(f"the score function gives acc={bad[0]['acc']} for {where}; allowed: a finite number")
     return pd.DataFrame(rows)
 
 
@@ -120,17 +127,22 @@ def shown(table: pd.DataFrame, title: str) -> Table:
     for name, row in table.drop(columns="samples").iterrows():
         if name == AVERAGE:
             view.add_section()
-        view.add_row(str(name), *(_cell(column, value) for column, value in row.items()))
+        view.add_row(cell(name), *(_cell(column, value) for column, value in row.items()))
     return view
 
 
 def plain_table(title: str, *heads: str) -> Table:
     """A rich table with little between its columns, numbers on the right."""
-    first, *others = map(escape, heads)
-    view = Table(first, title=escape(title), box=box.SIMPLE_HEAD, collapse_padding=True)
+    first, *others = map(cell, heads)
+    view = Table(first, title=cell(title), box=box.SIMPLE_HEAD, collapse_padding=True)
     for head in others:
         view.add_column(head, justify="right")
     return view
+
+
+def cell(text: object) -> str:
+    """Of a data set's or a user's, for a table: neither markup of rich's nor control characters."""
+    return escape(printable(str(text)))
 
 
 def _cell(column: str, value: float) -> str:
@@ -163,14 +175,64 @@ def read_evaluation(folder: Path) -> tuple[dict, pd.DataFrame]:
     """results.json and the samples of a finished evaluation.
 
     Raises:
-        CommandError: the folder holds none.
+        CommandError: the folder holds none, or not what was written there: every sample of results.json's once.
     """
     try:
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        results = _parsed((folder / RESULTS).read_text(encoding="utf-8"), RESULTS)
         with (folder / RESPONSES).open(encoding="utf-8") as lines:
-            return results, pd.DataFrame(map(json.loads, lines))
+            samples = [_parsed(line, f"{RESPONSES}, line {number}") for number, line in enumerate(lines, start=1)]
+        _require_written(results, samples)
     except FileNotFoundError as error:
         raise CommandError(f"{folder} holds no finished evaluation: {error.filename} is not there") from error
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{folder} is not as an evaluation left it, evaluate again: {error}") from error
+    return results, pd.DataFrame(samples)
+
+
+def _parsed(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _require_written(results: object, samples: list) -> None:
+    """Raises ValueError: see read_evaluation."""
+    match results:
+        case {"sampling": {"samples": int(number)}, "benchmarks": {**benchmarks}} if number > 0 and all(
+            isinstance(told, dict) and _is_finite(told.get("problems")) and _is_finite(told.get("accuracy"))
+            for told in benchmarks.values()
+        ):
+            accuracies = {name: [] for name in benchmarks}
+        case _:
+            raise ValueError(f"{RESULTS} is another kind of JSON")
+    problems: dict[tuple, list[int]] = {}
+    for line, sample in enumerate(samples, start=1):
+        match sample:
+            case {
+                "benchmark": str(name), "index": int() | str() as index, "sample": int(which), "acc": acc,
+                "ground_truth": str() | int() | float() as truth,
+            } if name in accuracies and _is_finite(acc):  # fmt: skip
+                problems.setdefault((name, index, truth), []).append(which)
+                accuracies[name].append(acc)
+            case _:
+                raise ValueError(f"{RESPONSES}, line {line} is no sample of {', '.join(benchmarks)}")
+    for (name, index, _), given in problems.items():
+        if sorted(given) != list(range(number)):
+            where = f"{name} index {index}"
+            raise ValueError(f"{RESPONSES} has samples {sorted(given)} of {where}, not {number}, each once")
+    for name, told in benchmarks.items():
+        given = {
+            "problems": sum(benchmark == name for benchmark, *_ in problems),
+            "accuracy": sum(accuracies[name]) / max(len(accuracies[name]), 1),
+        }
+        for what, value in given.items():
+            if not math.isclose(value, told[what], abs_tol=1e-9):
+                raise ValueError(f"{RESULTS} has {told[what]:g} {what} for {name}, {RESPONSES} {value:g}")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -3,7 +3,8 @@
     launch.py        a config before Ray starts: checks, and the options' way to the workers
     patches.py       what verl has no extension point for
     estimator.py     the name `grail`, by which the hook is switched on
-    worker.py        the hook, step by step; batch.py verl's data, engine_pass.py the pass, metrics.py, dump.py
+    worker.py        the hook, step by step; batch.py verl's data, engine_pass.py the pass, metrics.py
+    dump.py          records of a run; claim.py keeps a second run out of their folder
     failure.py       a rank that fails ends the others too
     truncation.py    an agent loop that masks truncated responses
 """

@@ -1,9 +1,15 @@
 """What `algorithm.grail.dump_dir` asks the hook to write: some of a step's responses, and the step's metrics.
 
-Last in the hook (worker.py), behind the weights, and in front of look/records.py, the format.
+Last in the hook (worker.py), behind the weights, and in front of look/records.py, the format. The folder is one run's:
+another's is refused, and so is a second job at once (claim.py). What a run writes again, because it resumes before it
+or begins anew, is dropped before anything is written, of whatever ranks.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import logging
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch.distributed as dist
 
@@ -11,21 +17,28 @@ from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.batch import Credit
 from grail_verl.credit.config import SECTION, GrailConfig
 from grail_verl.credit.rule import Rule
-from grail_verl.look.records import Writer, response_record
+from grail_verl.hook.claim import Claim
+from grail_verl.hook.failure import ends_on_every_rank
+from grail_verl.look.records import Writer, drop_from, refuse_others, response_record
+
+logger = logging.getLogger(__name__)
 
 
 class Dump:
-    """The records of a run, of which each data-parallel rank writes its share.
+    """The records of a run, of which each data-parallel rank writes its share; a collective call.
 
     Args:
         config: the options; dump_dir is given.
         rule: of credit.
         tokenizer, locator: the policy's.
+        run: verl's trainer.default_local_dir, by which it resumes a run.
         rank, ranks: data-parallel ones.
         writes: this process writes for its rank; of a Ulysses group only one does.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or another run is writing there.
+        ValueError: it holds another run's records.
+        RuntimeError: another rank failed.
     """
 
     def __init__(
@@ -34,32 +47,50 @@ class Dump:
         rule: Rule,
         tokenizer,
         locator: AnswerLocator,
+        run: str,
         rank: int,
         ranks: int,
         writes: bool,
     ):
         self._folder, self._tokenizer, self._locator, self._rank = config.dump_dir, tokenizer, locator, rank
         self._share = config.dump_responses // ranks + (rank < config.dump_responses % ranks)
-        try:
-            self._writer = Writer(config.dump_dir, rank) if writes else None
-            if writes and rank == 0:
-                self._writer.write_settings(config, rule.weights.bounds)
-        except OSError as error:
-            raise self._told(error) from error
+        self._writes, self._begun = writes, False
+        with ends_on_every_rank("opening algorithm.grail.dump_dir"):
+            word = [uuid.uuid4().hex]
+            dist.broadcast_object_list(word)
+            with self._told():
+                if writes:
+                    Path(self._folder).mkdir(parents=True, exist_ok=True)
+                    self._claim = Claim(self._folder, *word, rank)
+            dist.barrier()
+            with self._told():
+                if writes:
+                    self._claim.require()
+                    if self._claim.holds:
+                        refuse_others(config, run)
+                    self._writer = Writer(self._folder, rank)
+                    if self._claim.holds:
+                        self._writer.write_settings(config, rule.weights.bounds, run)
 
     def add(self, step: int, credit: Credit, metrics: Mapping[str, float]) -> None:
-        """Writes a step; a collective call, which no rank leaves before all have written.
+        """Writes a step; a collective call.
 
         Raises:
             OSError: the folder cannot be written any more.
         """
-        if self._writer is not None:
-            try:
+        if not self._begun:
+            self._drop_from(step)
+            self._begun = True
+        with self._told():
+            if self._writes:
                 self._writer.add_responses(self._records(step, credit))
                 if self._rank == 0:
                     self._writer.add_metrics(step, metrics)
-            except OSError as error:
-                raise self._told(error) from error
+
+    def _drop_from(self, step: int) -> None:
+        with self._told():
+            if self._writes and self._claim.holds and drop_from(self._folder, step):
+                logger.warning("%s: records from step %d on are dropped, to be written again", self._folder, step)
         dist.barrier()
 
     def _records(self, step: int, credit: Credit) -> list[dict]:
@@ -87,16 +118,20 @@ class Dump:
             weighted=bool(credit.weighted_B[row]),
         )
 
-    def _told(self, error: OSError) -> OSError:
-        return OSError(f"{SECTION}.dump_dir={self._folder!r} cannot be written: {error}")
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"{SECTION}.dump_dir={self._folder!r} cannot be written: {error}") from error
 
 
-def dump_of(config: GrailConfig, rule: Rule, tokenizer, locator: AnswerLocator, engine) -> Dump | None:
-    """This worker's, if the options ask for records; `engine` is verl's. Raises OSError as Dump does."""
+def dump_of(config: GrailConfig, rule: Rule, tokenizer, locator: AnswerLocator, run: str, engine) -> Dump | None:
+    """This worker's, if the options ask for records; `engine` is verl's. Raises what Dump does."""
     if config.dump_dir is None:
         return None
     rank, ranks = engine.get_data_parallel_rank(), engine.get_data_parallel_size()
-    return Dump(config, rule, tokenizer, locator, rank, ranks, writes=engine.is_mp_src_rank_with_outputs())
+    return Dump(config, rule, tokenizer, locator, run, rank, ranks, writes=engine.is_mp_src_rank_with_outputs())
 
 
 def spread(advantages: Sequence[float], real: Sequence[bool], count: int, turn: int) -> list[int]:

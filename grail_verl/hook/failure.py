@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from grail_verl.printable import told
+
 KEY = "grail_verl/failed"
 SECONDS = 0.5  # between two looks at the store
 
@@ -21,8 +23,8 @@ SECONDS = 0.5  # between two looks at the store
 def ends_on_every_rank(what: str) -> Iterator[None]:
     """Within: an exception on one rank becomes a RuntimeError on every other one.
 
-    Every rank must enter and leave, and the last thing within must be a collective that waits for all ranks, so
-    that none has left when another fails.
+    Every rank must enter and leave; none leaves before all have come to the end, so that none is gone when another
+    fails.
 
     Args:
         what: is going on, for the message.
@@ -42,20 +44,30 @@ def ends_on_every_rank(what: str) -> Iterator[None]:
                 distributed_c10d._abort_process_group()
                 return
 
-    threading.Thread(target=watch, name="grail-verl-failure", daemon=True).start()
+    watcher = threading.Thread(target=watch, name="grail-verl-failure", daemon=True)
+    watcher.start()
     failure = None
     try:
         yield
+        dist.barrier()
     except BaseException as error:
         failure = error
     left.set()
     if failure is None and not aborted.is_set():
         return
-    if told := _told(store):
-        raise RuntimeError(f"{what} failed on {told}") from failure
-    store.set(KEY, f"rank {dist.get_rank()}: {type(failure).__name__}: {failure}")
-    distributed_c10d._abort_process_group()
-    raise failure
+    watcher.join()  # it may be at it
+    try:
+        if of_other := _told(store):
+            failure, cause = RuntimeError(f"{what} failed on {of_other}"), failure
+            failure.__cause__ = cause
+        else:
+            store.set(KEY, f"rank {dist.get_rank()}: {told(failure)}")
+    finally:  # whatever becomes of the telling
+        try:
+            if not aborted.is_set():
+                distributed_c10d._abort_process_group()
+        finally:
+            raise failure
 
 
 def _told(store: dist.Store) -> str | None:

@@ -37,6 +37,7 @@ def prepare(config: DictConfig) -> None:
         return
     from grail_verl.credit.modules import absolute  # this module is imported wherever verl is, GRAIL on or off
     from grail_verl.credit.rule import Rule
+    from grail_verl.look.records import refuse_others
 
     section = config.algorithm.get("grail")
     if OmegaConf.is_config(section):
@@ -48,9 +49,11 @@ def prepare(config: DictConfig) -> None:
     _refuse_unserved(config, rule)
     if options.dump_dir is not None:
         options = replace(options, dump_dir=_dump_folder(options.dump_dir))
+        refuse_others(options, config.trainer.default_local_dir)
     with open_dict(config):
         config.algorithm.grail = OmegaConf.structured(options)
         config.actor_rollout_ref.grail = OmegaConf.structured(options)
+        config.actor_rollout_ref.grail_run = config.trainer.default_local_dir  # whose records these are
 
 
 def is_prepared(algorithm: DictConfig) -> bool:
@@ -71,16 +74,20 @@ def require_prepared(algorithm: DictConfig) -> None:
 
 def _dump_folder(folder: str) -> str:
     """As an absolute path, since Ray's workers run elsewhere. Whether they can write there, too, they find out."""
-    path = Path(folder).expanduser().absolute()
-    known = next(place for place in (path, *path.parents) if place.exists())
-    if "://" in folder:
-        why = "is no folder"
-    elif not known.is_dir():
-        why = f"cannot be a folder: {known} is a file"
-    elif not os.access(known, os.W_OK | os.X_OK):
-        why = f"cannot be written: {known} allows no writing"
+    path = Path(os.path.expanduser(folder)).absolute()
+    try:
+        known = next(place for place in (path, *path.parents) if place.exists())
+    except OSError as error:  # too long a name, for one
+        why = f"cannot be a folder: {error.strerror}"
     else:
-        return str(path)
+        if "://" in folder:
+            why = "is no folder"
+        elif not known.is_dir():
+            why = f"cannot be a folder: {known} is a file"
+        elif not os.access(known, os.W_OK | os.X_OK):
+            why = f"cannot be written: {known} allows no writing"
+        else:
+            return str(path)
     raise ValueError(f"{SECTION}.dump_dir={folder!r} {why}; allowed: a folder to write, new or with records of the run")
 
 

@@ -14,7 +14,7 @@ from verl.workers.engine_workers import TrainingWorker
 
 from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.batch import located
-from grail_verl.credit.config import GrailConfig
+from grail_verl.credit.config import SECTION, GrailConfig
 from grail_verl.credit.rule import Rule
 from grail_verl.hook.batch import read, write_advantages
 from grail_verl.hook.dump import dump_of
@@ -29,15 +29,16 @@ class GrailTrainingWorker(TrainingWorker):
     Args:
         config: verl's.
         grail: the options.
+        run: verl's trainer.default_local_dir; needed with `dump_dir`.
 
     Raises:
         NotImplementedError: a model that reads more than text.
         TypeError, ValueError: a tokenizer in whose tokens no answer can be located; a module of the user's own that
             cannot be imported here.
-        OSError: `dump_dir` cannot be written.
+        OSError, ValueError, RuntimeError: `dump_dir` cannot be written, or is another run's; see dump.py.
     """
 
-    def __init__(self, config: TrainingWorkerConfig, grail: GrailConfig):
+    def __init__(self, config: TrainingWorkerConfig, grail: GrailConfig, run: str | None = None):
         model = config.model_config
         if model.hf_config.get_text_config() is not model.hf_config:  # the text's part of more
             raise NotImplementedError(
@@ -47,7 +48,17 @@ class GrailTrainingWorker(TrainingWorker):
         self.rule = Rule(grail)
         super().__init__(config)
         self.answer_locator = AnswerLocator(self.model_config.tokenizer, grail.occurrence)
-        self.dump = dump_of(grail, self.rule, self.model_config.tokenizer, self.answer_locator, self.engine)
+        self.dump = dump_of(grail, self.rule, self.model_config.tokenizer, self.answer_locator, run, self.engine)
+
+    def load_checkpoint(self, *args, **kwargs) -> None:
+        """Raises ValueError: verl is told to leave out the number of updates, by which records go on."""
+        contents = self.engine.checkpoint_manager.checkpoint_load_contents
+        if self.dump is not None and "extra" not in contents:
+            raise ValueError(
+                f"actor_rollout_ref.actor.checkpoint.load_contents={list(contents)} is not allowed with "
+                f"{SECTION}.dump_dir, as a resumed run's steps would be counted from 1; allowed: with extra among them"
+            )
+        return super().load_checkpoint(*args, **kwargs)
 
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         metrics = self.reweight_advantages(data)
@@ -97,5 +108,7 @@ def actor_worker_class(worker):
     Returns:
         verl's own TrainingWorker unless launch.prepare put GRAIL's options into the section.
     """
-    options = worker.config.get("grail")
-    return TrainingWorker if options is None else partial(GrailTrainingWorker, grail=OmegaConf.to_object(options))
+    options, run = worker.config.get("grail"), worker.config.get("grail_run")
+    if options is None:
+        return TrainingWorker
+    return partial(GrailTrainingWorker, grail=OmegaConf.to_object(options), run=run)

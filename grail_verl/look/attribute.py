@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from yaml import YAMLError
 
-from grail_verl.command import CommandError, mendable
+from grail_verl.command import CommandError, add_trust_argument, mendable
 from grail_verl.credit.answer import AnswerLocator
-from grail_verl.credit.batch import RolloutBatch, located
+from grail_verl.credit.batch import RolloutBatch, divisor, located
 from grail_verl.credit.config import SECTION, GrailConfig
 from grail_verl.credit.leaf import evaluating
 from grail_verl.credit.rows import Budget, Row, pack, response_scores, targets_of
@@ -56,6 +56,7 @@ def attribute(
     tokenizer=None,
     *,
     temperature: float = 1.0,
+    trust_checkpoint: bool = False,
     **options,
 ) -> Attribution:
     """Scores and weights of one response, as if its advantage were one that `rollouts` chooses.
@@ -69,16 +70,17 @@ def attribute(
         model: a loaded causal language model, or what `find_model` takes: a folder, a hub name, a checkpoint of verl's.
         tokenizer: needed with a loaded model.
         temperature: of the rollout, which divides the logits.
+        trust_checkpoint: see `find_model`.
         options: GRAIL's, as under algorithm.grail: leaf="last", score="oar_g", weights="reshaped".
 
     Raises:
-        ValueError: an option, or a prompt without a token.
+        ValueError: an option, the temperature, or a prompt without a token.
         CommandError: no such model, or a rule that needs what is not given here.
         TypeError: a tokenizer in whose tokens no answer can be located, or none with a loaded model.
     """
-    rule = checked(options)
+    rule = checked(options, temperature)
     if isinstance(model, str | Path):
-        model, tokenizer = load(str(model))
+        model, tokenizer = load(str(model), trust_checkpoint)
     elif tokenizer is None:
         raise TypeError("a loaded model needs its tokenizer: attribute(prompt, response, model, tokenizer)")
     encoded = encode([Rollout(prompt, response)], tokenizer)
@@ -86,8 +88,10 @@ def attribute(
     return attribution
 
 
-def checked(options: dict) -> Rule:
-    """Raises ValueError: an option that is unknown, out of range, or without effect here."""
+def checked(options: dict, temperature: float = 1.0) -> Rule:
+    """Raises ValueError: an option that is unknown, out of range, or without effect here; or a temperature by which no
+    logits can be divided."""
+    divisor(temperature)
     config = GrailConfig.from_options(options)
     rule = Rule(config)
     rule.refuse_unread(options)
@@ -96,11 +100,11 @@ def checked(options: dict) -> Rule:
     return rule
 
 
-def load(name: str):
+def load(name: str, trust_checkpoint: bool = False):
     """A model, on the accelerator if there is one, and its tokenizer; raises what `find_model` does."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = find_model(name)
+    path = find_model(name, trust_checkpoint=trust_checkpoint)
     model = AutoModelForCausalLM.from_pretrained(path, dtype="auto").requires_grad_(False)
     device = torch.accelerator.current_accelerator(check_available=True)
     return model.to(device or "cpu"), AutoTokenizer.from_pretrained(path)
@@ -271,6 +275,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the records of --rollouts")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the rollout; default 1.0")
     parser.add_argument("--tokens", type=int, default=TOKENS, help=f"of a micro-batch, with padding; default {TOKENS}")
+    add_trust_argument(parser)
     parser.add_argument("options", nargs="*", help="GRAIL's, such as leaf=last or rollouts=all")
 
 
@@ -283,7 +288,7 @@ def run(options: argparse.Namespace) -> None:
     """
     _require_fitting(options)
     with mendable(ValueError, OSError, YAMLError):
-        rule = checked(OmegaConf.to_container(OmegaConf.from_dotlist(options.options)))
+        rule = checked(OmegaConf.to_container(OmegaConf.from_dotlist(options.options)), options.temperature)
         if options.rollouts is None:
             given = [Rollout(options.prompt, options.response)]
         else:
@@ -291,7 +296,7 @@ def run(options: argparse.Namespace) -> None:
             if (options.out / SETTINGS).exists():
                 raise CommandError(f"{options.out} holds records already; --out needs a new folder")
             writer = Writer(options.out)
-        model, tokenizer = load(options.model)
+        model, tokenizer = load(options.model, options.trust_checkpoint)
         encoded = encode(given, tokenizer)
     budget = Budget(packed=False, tokens=options.tokens)
     if options.rollouts is None:
@@ -321,6 +326,5 @@ def _require_fitting(options: argparse.Namespace) -> None:
         raise argparse.ArgumentError(None, "needed: --prompt and --response, or --rollouts and --out")
     if unlike := [option for option in options.options if "=" not in option]:
         raise argparse.ArgumentError(None, f"{unlike[0]!r} is no option=value, such as leaf=last")
-    for name in ("temperature", "tokens"):
-        if not (value := getattr(options, name)) > 0:
-            raise argparse.ArgumentError(None, f"--{name} {value} is not allowed; allowed: a number > 0")
+    if options.tokens <= 0:
+        raise argparse.ArgumentError(None, f"--tokens {options.tokens} is not allowed; allowed: a number > 0")

@@ -13,6 +13,7 @@ from grail_verl.credit.answer import AnswerSpan
 from grail_verl.look.records import response_record
 from grail_verl.look.report.colours import LIGHT
 from grail_verl.look.rollouts import Rollout
+from grail_verl.printable import printable
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Attribution:
         response = Text()
         for place, (token, weight) in enumerate(zip(self.tokens, self.weight, strict=True)):
             answer = self.answer is not None and self.answer.start <= place < self.answer.end
-            response.append(token, Style(bgcolor=_colour(weight), color=LIGHT.ink, underline=answer))
-        return Group(Text(self.prompt, style="dim"), response, Text(self._caption(), style="italic"))
+            response.append(printable(token), Style(bgcolor=_colour(weight), color=LIGHT.ink, underline=answer))
+        return Group(Text(printable(self.prompt), style="dim"), response, Text(self._caption(), style="italic"))
 
     def _repr_html_(self) -> str:
         console = Console(record=True, file=io.StringIO(), width=100, color_system="truecolor", force_jupyter=False)

@@ -3,26 +3,29 @@
 Beside the data's way: worker.py writes what it made of a step's responses, attribute.py what it makes of any text, and
 report/ reads either. A folder holds
 
-    settings.json             version of grail-verl, every option but dump_dir, where weights were clipped, or null
+    settings.json             version of grail-verl, every option but dump_dir, where weights were clipped, or null, and
+                              which run these are of: its trainer.default_local_dir, by which verl resumes it, or null
     responses-<rank>.jsonl    a response a line, see `response_record`
     metrics.jsonl             a step a line: {"step": 3, "metrics": {"weight_mean": 1.02, …}}; from training only
 
-Lines are appended and flushed step by step: a crash loses the step being written at most. A line that was cut off is
-skipped, and one that is written again, by a run that resumes before it, replaces the earlier one. Nothing here imports
-torch or verl.
+Lines are appended and flushed step by step, in the order of steps: a crash loses the step being written at most. A line
+that was cut off is skipped, one that is JSON but no record refused; files of other names are left alone. A run that
+resumes first drops what it writes again, of every rank. Nothing here imports torch or verl.
 """
 
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from grail_verl.credit.answer import AnswerSpan
-from grail_verl.credit.config import GrailConfig
+from grail_verl.credit.config import SECTION, GrailConfig
 
 SETTINGS, RESPONSES, METRICS = "settings.json", "responses-{}.jsonl", "metrics.jsonl"
 DIGITS = 6  # significant ones of a score or weight: float32's, without the noise behind them
@@ -97,13 +100,13 @@ class Writer:
         self._responses = self._folder / RESPONSES.format(rank)
         _append(self._responses, [])
 
-    def write_settings(self, config: GrailConfig, bounds: tuple[float, float]) -> None:
-        """Replaces settings.json; `bounds` as Weights have them, infinite where it has none."""
-        options = dataclasses.asdict(config)
-        del options["dump_dir"]  # where the records lie can change, and a report may be for others to read
+    def write_settings(self, config: GrailConfig, bounds: tuple[float, float], run: str | None = None) -> None:
+        """Replaces settings.json; `bounds` as Weights have them, infinite where it has none; `run` None outside of
+        training."""
         settings = {
             "version": version("grail-verl"),
-            "options": options,
+            "run": run,
+            "options": _options(config),
             "bounds": list(bounds) if all(map(math.isfinite, bounds)) else None,
         }
         path = self._folder / SETTINGS
@@ -121,6 +124,12 @@ class Writer:
         _append(self._folder / METRICS, [{"step": step, "metrics": named}])
 
 
+def _options(config: GrailConfig) -> dict:
+    options = dataclasses.asdict(config)
+    del options["dump_dir"]  # where the records lie can change, and a report may be for others to read
+    return options
+
+
 def _append(path: Path, lines: Iterable[Mapping]) -> None:
     text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
     with path.open("a+b") as file:
@@ -131,12 +140,63 @@ def _append(path: Path, lines: Iterable[Mapping]) -> None:
         file.write(text.encode(errors="replace"))
 
 
+def refuse_others(config: GrailConfig, run: str) -> None:
+    """Whether this run may write to dump_dir, which need not be there.
+
+    Raises:
+        ValueError: it holds records of another run, or made under other options; says what to do.
+    """
+    if (why := _of_another(Path(config.dump_dir), config, run)) is not None:
+        allowed = "a new folder, or one with records of this run, made under the same options"
+        raise ValueError(f"{SECTION}.dump_dir={config.dump_dir!r} {why}; allowed: {allowed}")
+
+
+def _of_another(folder: Path, config: GrailConfig, run: str) -> str | None:
+    if not (folder / SETTINGS).exists():
+        bare = any(path.stat().st_size for path in _by_rank(folder).values())
+        return f"holds responses without {SETTINGS}" if bare else None
+    try:
+        settings = _settings(folder)
+    except ValueError as error:
+        return f"cannot be told from another run's: {error}"
+    if (theirs := settings.get("run")) != run:
+        of = "made outside of training" if theirs is None else f"of a run with trainer.default_local_dir={theirs}"
+        return f"holds records {of}, and this one has trainer.default_local_dir={run}"
+    for name, value in _options(config).items():
+        if name != "dump_responses" and (theirs := settings["options"].get(name)) != value:
+            return f"holds records made with {SECTION}.{name}={theirs!r}, and this run has {value!r}"
+    return None
+
+
+def drop_from(folder: str | Path, step: int) -> bool:
+    """Cuts off what lies at or behind a step, of every rank; doing so twice, or at once, does no harm.
+
+    Returns:
+        There was something.
+
+    Raises:
+        OSError: it cannot be written to.
+        ValueError: a line is no record; names the file and the line.
+    """
+    folder, dropped = Path(folder), False
+    kinds = {**dict.fromkeys(_by_rank(folder).values(), _is_response), folder / METRICS: _is_metrics}
+    for path, fits in kinds.items():
+        keep = 0
+        for _, record, end in _lines(path, fits):
+            if record["step"] >= step:
+                os.truncate(path, keep)
+                dropped = True
+                break
+            keep = end
+    return dropped
+
+
 @dataclass(frozen=True)
 class Records:
     """What a folder holds.
 
     Attributes:
-        settings: {"version", "options", "bounds"}.
+        settings: {"version", "run", "options", "bounds"}.
         responses: as `response_record` gives them, and the "rank" of each; in order of step, rank and row.
         metrics: step → name → value; empty if they were not made in training.
     """
@@ -150,28 +210,95 @@ def read(folder: str | Path) -> Records:
     """The records of a folder.
 
     Raises:
-        ValueError: it holds none.
+        ValueError: it holds none, or a line is none or there twice; names the file and the line.
+        OSError: a file cannot be read.
     """
     folder = Path(folder)
-    try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no records of responses and their weights: {error}") from error
-    responses = {}
-    for path in folder.glob(RESPONSES.format("*")):
-        rank = int(path.stem.rpartition("-")[-1])
-        for record in _lines(path):
-            responses[record["step"], rank, record["row"]] = {**record, "rank": rank}
-    metrics = {line["step"]: line["metrics"] for line in _lines(folder / METRICS)}
+    settings, responses, metrics = _settings(folder), {}, {}
+    for rank, path in _by_rank(folder).items():
+        for place, record, _ in _lines(path, _is_response):
+            _put(responses, (record["step"], rank, record["row"]), {**record, "rank": rank}, place)
+    for place, line, _ in _lines(folder / METRICS, _is_metrics):
+        _put(metrics, line["step"], line["metrics"], place)
     return Records(settings, [responses[key] for key in sorted(responses)], dict(sorted(metrics.items())))
 
 
-def _lines(path: Path) -> Iterator[dict]:
+def _put(found: dict, key: object, value: Mapping, place: str) -> None:
+    if key in found:
+        raise ValueError(f"{place}: the same step and row stand there twice")
+    found[key] = value
+
+
+def _by_rank(folder: Path) -> dict[int, Path]:
+    named = {path: re.fullmatch(r"responses-(0|[1-9][0-9]*)\.jsonl", path.name) for path in folder.glob("*.jsonl")}
+    return {int(name[1]): path for path, name in named.items() if name}
+
+
+def _settings(folder: Path) -> dict:
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        if not _is_settings(settings):
+            raise ValueError(f"{SETTINGS} is another kind of JSON")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no records of responses and their weights: {error}") from error
+    return settings
+
+
+def _lines(path: Path, fits: Callable[[object], bool]) -> Iterator[tuple[str, dict, int]]:
+    """Each line that was written whole: file and number, what it holds, where it ends in the file. Raises ValueError
+    at one that is JSON but does not fit."""
     if not path.exists():
         return
+    end = 0
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
+            end += len(line)
             try:
-                yield json.loads(line)
+                record = json.loads(line)
             except ValueError:  # cut off
                 continue
+            if not fits(record):
+                raise ValueError(f"{path}, line {number}: JSON, but no record")
+            yield f"{path}, line {number}", record, end
+
+
+def _is_settings(value: object) -> bool:
+    match value:
+        case {"version": str(), "options": {"score": str(), "mean": mean}, "bounds": None | [_, _] as bounds}:
+            return _are_numbers([mean, *(bounds or [])])
+    return False
+
+
+def _is_response(value: object) -> bool:
+    match value:
+        case {
+            "step": int(), "row": int(), "prompt": str(), "tokens": [*tokens], "mask": [*mask], "score": [*score],
+            "weight": [*weight], "advantage": advantage, "answer": answer, "reward": reward, "weighted": bool(),
+        }:  # fmt: skip
+            return (
+                len(tokens) == len(mask) == len(score) == len(weight)
+                and all(isinstance(token, str) for token in tokens)
+                and all(own in (0, 1) for own in mask)
+                and _are_numbers(each for each in (*score, *weight, advantage, reward) if each is not None)
+                and (answer is None or _is_span(answer, len(tokens)))
+            )
+    return False
+
+
+def _is_span(value: object, count: int) -> bool:
+    match value:
+        case {"start": int(start), "end": int(end), "content_start": int(first), "content_end": int(last)}:
+            return 0 <= start <= first <= last <= end <= count
+    return False
+
+
+def _is_metrics(value: object) -> bool:
+    match value:
+        case {"step": int(), "metrics": {**metrics}}:
+            return _are_numbers(each for each in metrics.values() if each is not None)
+    return False
+
+
+def _are_numbers(values: Iterable) -> bool:
+    """Finite ones."""
+    return all(isinstance(each, int | float) and abs(each) <= sys.float_info.max for each in values)

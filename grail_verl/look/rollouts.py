@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
+from grail_verl.credit.config import LARGEST
+
 Text = str | list[int]
 
 
@@ -65,7 +67,7 @@ def _of_file(file: Path) -> Iterator[Rollout]:
                 continue
             try:
                 yield _of_line(json.loads(line))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise ValueError(f"{file}, line {number}: {error}") from error
 
 
@@ -82,7 +84,7 @@ def _of_line(line: Mapping) -> Rollout:
         of_list = isinstance(line[name], list) and all(type(part) in kinds[1:] for part in line[name])
         if not isinstance(line[name], str) and not of_list:
             raise ValueError(f"{name} is {line[name]!r:.80}; allowed: text, token ids" + ", messages" * (dict in kinds))
-    prompt, response, reward = (line.get(name) for name in names)
+    prompt, response = (line[name] for name in names[:2])
     if stripped and isinstance(line.get("uid"), str):  # prompt, session, output
         group = line["uid"].rsplit("_", 2)[0]
     else:
@@ -92,10 +94,18 @@ def _of_line(line: Mapping) -> Rollout:
         response,
         step=int(line.get("step") or 0),
         group=group,
-        reward=None if reward is None else float(reward),
-        advantage=None if line.get("advantage") is None else float(line["advantage"]),
+        reward=_number(line, names[2]),
+        advantage=_number(line, "advantage"),
         stripped=stripped,
     )
+
+
+def _number(line: Mapping, name: str) -> float | None:
+    if (value := line.get(name)) is None:
+        return None
+    if not abs(float(value)) <= LARGEST:
+        raise ValueError(f"{name} is {value}; allowed: a finite number of at most {LARGEST:g}")
+    return float(value)
 
 
 def with_advantages(rollouts: Sequence[Rollout]) -> list[Rollout]:

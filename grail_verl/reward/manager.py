@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 from verl.protocol import DataProto
 
+from grail_verl.printable import told
 from grail_verl.reward import ending
 
 MASK = "grail_verl_response_mask"  # among the fields that an agent loop sends to a reward worker
@@ -29,7 +30,7 @@ class PolicyRewardManager(NaiveRewardManager):
         try:
             return await super().run_single(policy_tokens(data[-1:]))
         except Exception as error:
-            ending.tell(f"{type(error).__name__}: {error}")
+            ending.tell(told(error))
             raise RuntimeError("grail_verl.reward cannot grade, the run ends") from error
 
 

@@ -126,6 +126,22 @@ def test_any_tokens_that_spell_the_response(name, data, rng):
     check(name, ids, text.decode("latin-1"), borders, rng)
 
 
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("white", ["", " ", "\n", "\t", "\n\n"])
+@pytest.mark.parametrize("text", [r"so \boxed_{7} Done", r"\boxed{8} then \boxed_{7}", r"so \boxed{_7}", r"\boxed{7}_"])
+def test_the_answer_located_is_the_one_that_is_graded(name, white, text):
+    """In the text that verl decodes for its reward, whatever the tokenizer makes of a line break."""
+    tokenizer = build(name)
+    ids = tokenizer.encode(text.replace("_", white), add_special_tokens=False)
+    boxes = reference_boxes(graded := tokenizer.decode(ids, skip_special_tokens=True))
+    span = locator(name, "last").locate(ids)
+    assert (span is not None) == bool(boxes)
+    if span is not None:
+        start, _, right = boxes[-1]
+        located = "".join(locator(name, "last").texts(ids)[span.start : span.end])
+        assert graded[start : right + 1] in located.replace("<unk>", "")
+
+
 CASES = {
     "one token": ([r"\boxed{42}"], (0, 1, 1, 1)),
     "space and backslash in one token": (["is", " \\", "boxed", "{", "4", "2", "}", "."], (1, 7, 4, 6)),
@@ -194,10 +210,16 @@ def test_first_or_last():
     assert AnswerLocator(tokenizer).locate(ids) == AnswerSpan(4, 7, 5, 6)
 
 
-@pytest.mark.parametrize("name", ["llama2", "gemma", "slow"])
-def test_a_brace_from_byte_fallback(name):
+@pytest.mark.parametrize(
+    ("name", "span"),
+    [
+        *((name, AnswerSpan(0, 5, 3, 4)) for name in ("llama2", "gemma", "slow_bytes")),
+        ("slow", None),  # whose text has <0x7B>
+    ],
+)
+def test_a_brace_from_byte_fallback(name, span):
     ids = build(name).convert_tokens_to_ids(["▁\\", "boxed", "<0x7B>", "2", "<0x7D>"])
-    assert AnswerLocator(build(name)).locate(ids) == AnswerSpan(0, 5, 3, 4)
+    assert AnswerLocator(build(name)).locate(ids) == span
 
 
 def test_a_byte_level_tokenizer_from_a_gguf_file():

@@ -266,3 +266,6 @@ def test_wrong_arguments_are_refused(batch):
         answer_saliency(tiny.model(), input_ids[:, PROMPT:], attention_mask, RESPONSE, answer_mask)
     with pytest.raises(ValueError, match=r"predictor \| token"):
         answer_saliency(tiny.model(), input_ids, attention_mask, RESPONSE, answer_mask, alignment="next")
+    for temperature in (0.0, -1.0, float("nan"), torch.tensor([1.0, 0.0, 1.0])):
+        with pytest.raises(ValueError, match=r"temperature=.* is not allowed; allowed: a number > 0, within float32"):
+            answer_saliency(tiny.model(), *batch[:2], RESPONSE, answer_mask, temperature=temperature)

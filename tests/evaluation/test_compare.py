@@ -148,6 +148,69 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
         main(["compare", base, str(tmp_path / "nowhere")])
 
 
+def without_last(lines: list[str]) -> list[str]:
+    return lines[:-1]
+
+
+def edited(**values):
+    """The last sample with other values."""
+    return lambda lines: [*lines[:-1], json.dumps({**json.loads(lines[-1]), **values})]
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "says"),
+    [
+        ("responses.jsonl", without_last, "responses.jsonl has samples [0, 1] of aime24 index 0, not 3, each once"),
+        ("responses.jsonl", lambda lines: lines[:-3], "results.json has 1 problems for aime24, responses.jsonl 0"),
+        ("responses.jsonl", lambda lines: lines + lines, "samples [0, 0, 1, 1, 2, 2] of math500 index 0, not 3, each"),
+        ("responses.jsonl", lambda lines: [*lines, lines[0]], "samples [0, 0, 1, 2] of math500 index 0, not 3"),
+        ("responses.jsonl", edited(acc=float("nan")), "responses.jsonl, line 9 is no sample of math500, aime24"),
+        ("responses.jsonl", edited(acc=None), "responses.jsonl, line 9 is no sample of math500, aime24"),
+        ("responses.jsonl", edited(acc=10**400), "responses.jsonl, line 9 is no sample of math500, aime24"),
+        ("responses.jsonl", edited(acc=0.5), "accuracy for aime24"),
+        ("responses.jsonl", edited(benchmark="amc23"), "line 9 is no sample"),
+        ("responses.jsonl", edited(ground_truth="8"), "samples [0, 1] of aime24 index 0, not 3, each once"),
+        ("responses.jsonl", lambda lines: [*lines, "[1]"], "responses.jsonl, line 10 is no sample"),
+        ("responses.jsonl", lambda lines: [], "results.json has 2 problems for math500, responses.jsonl 0"),
+        ("responses.jsonl", lambda lines: [*lines[:-1], lines[-1][:20]], "jsonl, line 9: Unterminated string"),
+        ("results.json", lambda lines: [], "results.json: Expecting value"),
+        ("results.json", lambda lines: lines[:-1], "Expecting"),
+        ("results.json", lambda lines: ["[]"], "results.json is another kind of JSON"),
+        ("results.json", lambda lines: ['{"sampling": {"samples": "3"}, "benchmarks": {}}'], "another kind of JSON"),
+    ],
+)
+def test_an_evaluation_that_is_not_as_it_was_written_is_refused(file, damage, says, tmp_path):
+    base, other = save(tmp_path / "base", BASE), save(tmp_path / "other", BETTER)
+    save(tmp_path / "other2", BASE)
+    path = tmp_path / "other2" / file
+    path.write_text("\n".join(damage(path.read_text().splitlines())))
+    with pytest.raises(SystemExit) as end:
+        main(["compare", base, other, str(tmp_path / "other2")])
+    said = str(end.value)
+    assert said.startswith(f"grail-verl compare: {tmp_path}/other2 is not as an evaluation left it") and says in said
+
+
+def test_a_comparison_that_cannot_be_written_ends_the_command(tmp_path):
+    base, better = save(tmp_path / "base", BASE), save(tmp_path / "better", BETTER)
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SystemExit, match="^grail-verl compare: .*File exists"):
+        main(["compare", base, better, "--out", str(tmp_path / "out")])
+
+
+def test_a_setting_that_only_one_run_has_is_a_note(tmp_path, capsys):
+    main(["compare", save(tmp_path / "base", BASE), save(tmp_path / "other", BETTER, seed=3)])
+    assert "seed is None in" in capsys.readouterr().out
+
+
+def test_names_out_of_a_data_set_are_shown_as_they_are_and_control_no_terminal(tmp_path, capsys):
+    name = "\x1b]0;title\x07[red]sums"
+    base = save(tmp_path / "base", {(name, 0): [1, 0]})
+    main(["compare", base, save(tmp_path / "other", {(name, 0): [1, 1]}, top_p="\x1b[2J")])
+    said = capsys.readouterr().out
+    assert r"\x1b]0;title\x07[red]sums" in said and r"top_p is None in" in said and r"\x1b[2J" in said
+    assert not set(said) & set("\x1b\x07")
+
+
 def test_the_command_prints_and_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "base", BASE)

@@ -124,7 +124,7 @@ def test_overrides_may_stand_anywhere(monkeypatch):
     main(["evaluate", "policy", "--data", "a", "+grail=cpu", "--out", "/b", "trainer.nnodes=2", "--data", "c.parquet"])
     main(["evaluate", "--data", "a", "--data", "c.parquet", "--out", "/b", "policy", "+grail=cpu", "trainer.nnodes=2"])
     places = [Path("a"), Path("c.parquet")]
-    assert asked == 2 * [("policy", places, Path("/b"), None, ["+grail=cpu", "trainer.nnodes=2"])]
+    assert asked == 2 * [("policy", places, Path("/b"), None, ["+grail=cpu", "trainer.nnodes=2"], False)]
 
 
 # models
@@ -140,24 +140,61 @@ def checkpoint(folder):
     return actor
 
 
-def test_a_checkpoint_is_merged_once_and_again_when_it_is_newer(tmp_path):
+class Code:
+    """Runs where it is loaded, and is a parameter afterwards."""
+
+    def __init__(self, text: str, weight: torch.Tensor):
+        self.text, self.weight = text, weight
+
+    def __reduce__(self):
+        return eval, (f"[{self.text}, __import__('torch').zeros({tuple(self.weight.shape)})][-1]",)
+
+
+def test_a_checkpoint_is_merged_once_and_again_when_it_is_newer_and_its_code_runs_only_if_trusted(
+    tmp_path, monkeypatch, capsys
+):
     from transformers import AutoModelForCausalLM
 
-    actor = checkpoint(tmp_path)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # a user's, for other files
+    actor, expected = checkpoint(tmp_path), tiny.model(seed=7).state_dict()
     merged = find_model(str(actor.parent))
     assert merged == str(actor.parent / "huggingface")
-    expected = tiny.model(seed=7).state_dict()
     for name, weight in AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).state_dict().items():
         assert torch.equal(weight, expected[name].bfloat16().float())
     assert sorted(os.listdir(actor.parent)) == ["actor", "huggingface"]
 
     made = os.stat(merged).st_mtime_ns
     assert find_model(str(actor)) == merged and os.stat(merged).st_mtime_ns == made
-    (actor / "model_world_size_1_rank_0.pt").write_bytes(b"a newer save, cut off")
+    name, ran = list(expected)[-1], tmp_path / "it ran"
+    code = f"__import__('pathlib').Path({str(ran)!r}).touch()"
+    torch.save({**expected, name: Code(code, expected[name])}, actor / "model_world_size_1_rank_0.pt")
     os.utime(actor / "model_world_size_1_rank_0.pt", ns=(made + 10**9, made + 10**9))
-    with pytest.raises(CommandError, match="could not merge"):
-        find_model(str(actor))
+    arguments = ["attribute", str(actor), "--prompt", "a", "--response", "b"]
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    said = str(end.value)
+    assert f"could not merge {actor}" in said and "eval" in said and "if you trust who made them" in said
+    assert said.endswith("--trust-checkpoint") and not ran.exists()
+    assert os.stat(merged).st_mtime_ns == made
     assert sorted(os.listdir(actor.parent)) == ["actor", "huggingface"]
+    main([*arguments, "--trust-checkpoint"])
+    assert ran.exists() and "1 tokens" in capsys.readouterr().out
+    assert os.stat(merged).st_mtime_ns != made
+
+
+@pytest.mark.parametrize("trust", [[], ["--trust-checkpoint"]])
+def test_an_evaluation_hands_the_trust_on(trust, tmp_path, monkeypatch):
+    asked = []
+
+    def find(*given):
+        asked.append(given)
+        raise CommandError("that will do")
+
+    monkeypatch.setattr("grail_verl.model.find_model", find)
+    data = write(tmp_path / "math500.parquet", row())
+    with pytest.raises(SystemExit, match="that will do"):
+        main(["evaluate", "policy", "--data", str(data), "--out", str(tmp_path / "out"), "+grail=cpu", *trust])
+    assert asked == [("policy", False, bool(trust))]
 
 
 def test_models_that_cannot_be_loaded_are_refused(tmp_path):
@@ -275,7 +312,7 @@ def test_files_say_what_the_table_says(tmp_path):
     results.require_unused(tmp_path)  # responses alone are no result
     with pytest.raises(CommandError, match="no finished evaluation"):
         results.read_evaluation(tmp_path)
-    results.write_results(tmp_path, table, {"model": "policy"})
+    results.write_results(tmp_path, table, {"model": "policy", "sampling": {"samples": 3}})
     with pytest.raises(CommandError, match="holds a finished evaluation"):
         results.require_unused(tmp_path)
 
@@ -319,6 +356,8 @@ def test_missing_samples_are_no_result():
 def test_a_score_function_that_says_too_little_is_refused():
     with pytest.raises(CommandError, match="gives no 'answer_found'"):
         results.collect(PROBLEMS, [{k: v for k, v in SAMPLES[0].items() if k != "answer_found"}])
+    with pytest.raises(CommandError, match="gives acc=nan for math500 index"):  # which a mean would pass over
+        results.collect(PROBLEMS, [*SAMPLES[:2], {**SAMPLES[2], "acc": float("nan")}])
 
 
 # the command

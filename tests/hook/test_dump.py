@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grail_verl.credit.answer import AnswerLocator
+from grail_verl.hook.claim import Claim
 from grail_verl.hook.dump import spread
 from grail_verl.look import records
 
@@ -67,10 +69,10 @@ def folders(tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def dumped(folders, tmp_path_factory) -> tuple[records.Records, list[list[dict]]]:
+def dumped(folders, tmp_path_factory) -> tuple[records.Records, list[list[dict]], Path]:
     folder = tmp_path_factory.mktemp("run") / "not there" / "records"
     seen = ranks.on_ranks(session, 2, folders, str(folder))
-    return records.read(folder), seen
+    return records.read(folder), seen, folder
 
 
 def source(record: dict) -> int:
@@ -80,7 +82,7 @@ def source(record: dict) -> int:
 
 
 def test_so_many_responses_a_step_over_all_ranks(dumped):
-    found, _ = dumped
+    found, _, _ = dumped
     counts = Counter((response["step"], response["rank"]) for response in found.responses)
     assert counts == {(1, 0): 3, (1, 1): 2, (2, 0): 3, (2, 1): 2}
     for step in (1, 2):
@@ -89,7 +91,7 @@ def test_so_many_responses_a_step_over_all_ranks(dumped):
 
 
 def test_weights_and_advantages_are_those_of_the_update(dumped):
-    found, seen = dumped
+    found, seen, _ = dumped
     compared = 0
     for record in found.responses:
         row, data = source(record), rollout(record["rank"])
@@ -108,7 +110,7 @@ def test_saliency_is_the_plain_models_where_a_pass_was_run(dumped, folders):
     """Of the first step: the second is of an updated policy."""
     from grail_verl import answer_saliency
 
-    found, _ = dumped
+    found, _, _ = dumped
     model, locator, compared = harness.plain_model(folders["tied"]), AnswerLocator(tiny.tokenizer()), 0
     for record in found.responses:
         row, data = source(record), rollout(record["rank"])
@@ -130,7 +132,7 @@ def test_saliency_is_the_plain_models_where_a_pass_was_run(dumped, folders):
 
 
 def test_metrics_and_options_are_there_once(dumped):
-    found, seen = dumped
+    found, seen, _ = dumped
     assert list(found.metrics) == [1, 2]
     for step, metrics in found.metrics.items():
         assert {f"grail/{name}": value for name, value in metrics.items()} == seen[0][step - 1]["metrics"]
@@ -168,13 +170,32 @@ def test_a_full_disk_ends_every_rank(folders, tmp_path, name):
         assert sorted(path.name for path in tmp_path.glob("responses*")) == ["responses-0.jsonl"]
 
 
-def alone(rank: int, folders: dict) -> tuple[str, list[str]]:
-    """A folder that looks as if root could make it; then what is opened for writing without one."""
+def one_update(rank: int, folders: dict, folder: str, run: str | None, step: int) -> str:
+    """Of a run with one rank that dumps two responses and whose checkpoint is of the step before."""
+    run = [] if run is None else [f"trainer.default_local_dir={run}"]
     try:
-        into(OFF, "/proc/records").actor(folders, "grail")
-        error = "nothing"
-    except OSError as refused:
-        error = str(refused)
+        worker = dataclasses.replace(into(OFF, folder, 2), overrides=run).actor(folders, "grail")
+        worker.engine.lr_scheduler.last_epoch = step - 1  # what verl's checkpoint brings back
+        worker.train_mini_batch(rollout(rank))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return "well"
+
+
+def resumed_without_its_step(folders: dict, folder: str) -> str:
+    contents = "actor_rollout_ref.actor.checkpoint.load_contents=[model,optimizer]"
+    worker = dataclasses.replace(into(OFF, folder), overrides=[contents]).actor(folders, "grail")
+    try:
+        worker.load_checkpoint("global_step_1/actor")
+    except ValueError as error:
+        return str(error)
+    return "well"
+
+
+def alone(rank: int, folders: dict, runs: dict[str, tuple]) -> tuple[list[str], list[str]]:
+    """How an update into each folder ended; then what is opened for writing without one."""
+    ended = [one_update(rank, folders, folder, *run) for folder, run in runs.items()]
+    ended.append(resumed_without_its_step(folders, next(iter(runs))))
     worker, written = OFF.actor(folders, "grail"), []
 
     def note(event: str, arguments: tuple) -> None:
@@ -183,13 +204,37 @@ def alone(rank: int, folders: dict) -> tuple[str, list[str]]:
 
     sys.addaudithook(note)
     worker.reweight_advantages(rollout(rank))
-    return error, written
+    return ended, written
 
 
-def test_a_folder_that_cannot_be_made_is_named_and_without_one_nothing_is_written(folders):
-    ((error, written),) = ranks.on_ranks(alone, 1, folders)
-    assert error.startswith("algorithm.grail.dump_dir='/proc/records' cannot be written: ")
-    assert written == []
+def test_a_folder_is_one_runs_and_without_one_nothing_is_written(dumped, folders, tmp_path):
+    """Of two ranks, two steps and five responses: begun anew, or resumed, by one rank that writes two."""
+    before, _, folder = dumped
+    places = {name: tmp_path / name for name in ("anew", "resumed", "other", "at once")}
+    for place in places.values():
+        shutil.copytree(folder, place)
+    runs = dict.fromkeys(places, (None, 1)) | {"resumed": (None, 2), "other": ("elsewhere", 1)}
+    runs = {str(places[name]): run for name, run in runs.items()} | {"/proc/records": (None, 1)}
+    theirs = Claim(places["at once"], "another job's", rank=0)
+    (((*well, other, at_once, not_made, stepless), written),) = ranks.on_ranks(alone, 1, folders, runs)
+    del theirs
+    assert well == ["well", "well"] and written == []
+    assert "holds records of a run with trainer.default_local_dir=" in other
+    cannot = f"algorithm.grail.dump_dir='{places['at once']}' cannot be written: "
+    assert at_once == f"{cannot}another run is writing there"
+    assert stepless.startswith("actor_rollout_ref.actor.checkpoint.load_contents=['model', 'optimizer'] is not allowed")
+    # As if root could make it.
+    assert not_made.startswith("algorithm.grail.dump_dir='/proc/records' cannot be written: ")
+
+    found = {name: records.read(place) for name, place in places.items()}
+    for name in ("other", "at once"):  # as they were
+        assert found[name].responses == before.responses and found[name].metrics == before.metrics
+    assert [(one["step"], one["rank"], one["row"]) for one in found["anew"].responses] == [(1, 0, 0), (1, 0, 1)]
+    assert list(found["anew"].metrics) == [1] and list(found["resumed"].metrics) == [1, 2]
+    earlier = [one for one in before.responses if one["step"] == 1]
+    assert found["resumed"].responses[: len(earlier)] == earlier
+    later = found["resumed"].responses[len(earlier) :]
+    assert [(one["step"], one["rank"], one["row"]) for one in later] == [(2, 0, 0), (2, 0, 1)]
 
 
 rows = st.lists(st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), st.booleans()), max_size=20)

@@ -1,15 +1,22 @@
 """What a run survives and how it ends where it does not: a rank that fails, hangs nobody; a killed one, resumes."""
 
+import contextlib
 import signal
+import socket
 import time
+from datetime import timedelta
 
 import harness
 import pytest
 import ranks
 import tiny
+import torch.distributed as dist
 from harness import Case
 
+from grail_verl.hook.failure import ends_on_every_rank
+
 CASES = {"fsdp": Case("tied", "fsdp"), "fsdp2": Case("tied", "fsdp2")}
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict:
@@ -95,6 +102,57 @@ def test_a_rank_that_fails_alone_ends_the_others_with_its_reason(folders, name):
     assert own == "out of memory, say"
     assert other == "GRAIL's saliency pass failed on rank 1: RuntimeError: out of memory, say"
     assert seconds < 60  # gloo's own time-out is half an hour
+
+
+class Wordless(Exception):
+    """A user's own, whose text cannot be had."""
+
+    def __str__(self):
+        raise KeyError("text")
+
+
+FAILURES = {
+    "cannot be encoded": ValueError("the prompt \ud800\x1b[2J"),
+    "has no text": Wordless(),
+    "comes when others are through": ValueError("late"),
+}
+
+
+def each_fails(rank: int, ports: dict[str, int]) -> dict[str, str]:
+    """On rank 1, while rank 0 waits for it, or has nothing left to do."""
+    ended = {}
+    for name, port in ports.items():
+        dist.init_process_group(
+            "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=20)
+        )
+        try:
+            with ends_on_every_rank("a pass"):
+                if rank == 1:
+                    raise FAILURES[name]
+                if name != "comes when others are through":
+                    dist.barrier()
+            ended[name] = "nothing"
+        except Exception as error:
+            ended[name] = "the original" if error is FAILURES[name] else f"{type(error).__name__}: {error}"
+        if dist.is_initialized():
+            ended[name] += ", and the groups are up"
+            dist.destroy_process_group()
+    return ended
+
+
+def test_whatever_the_error_it_is_told_and_raised_and_the_groups_are_gone():
+    with contextlib.ExitStack() as sockets:
+        free = {name: sockets.enter_context(socket.socket()) for name in FAILURES}
+        for each in free.values():
+            each.bind(("127.0.0.1", 0))
+        ports = {name: each.getsockname()[1] for name, each in free.items()}
+    other, own = ranks.on_ranks(each_fails, 2, ports)
+    assert set(own.values()) == {"the original"}
+    assert other == {
+        "cannot be encoded": r"RuntimeError: a pass failed on rank 1: ValueError: the prompt \ud800\x1b[2J",
+        "has no text": "RuntimeError: a pass failed on rank 1: Wordless: no text, its str raises KeyError",
+        "comes when others are through": "RuntimeError: a pass failed on rank 1: ValueError: late",
+    }
 
 
 def train(folders: dict, name: str, batches: list[int], checkpoint: str, *, resume=False, saved=None) -> list:

@@ -75,6 +75,7 @@ def test_records_go_to_the_same_folder_wherever_a_worker_runs(tmp_path, monkeypa
     [
         (["dump_dir=file"], "algorithm.grail.dump_dir='file' cannot be a folder: {here}/file is a file"),
         (["dump_dir=file/records"], "dump_dir='file/records' cannot be a folder: {here}/file is a file"),
+        ([f"dump_dir={'a' * 300}"], "aaa' cannot be a folder: File name too long; allowed: a folder to write"),
         (["dump_dir='s3://bucket'"], "algorithm.grail.dump_dir='s3://bucket' is no folder"),
         (["dump_responses=32"], "algorithm.grail.dump_responses=32 has no effect without algorithm.grail.dump_dir"),
     ],

@@ -61,7 +61,7 @@ def test_help_imports_nothing_but_python(arguments):
     tops = {name.partition(".")[0] for name in imported}
     assert "grail_verl" in tops and HEAVY.isdisjoint(tops)
     own = {name for name in imported if name.startswith("grail_verl.")}
-    assert own == {"grail_verl.__main__", "grail_verl.command"}
+    assert own == {"grail_verl.__main__", "grail_verl.command", "grail_verl.printable"}
 
 
 def test_only_the_chosen_command_is_imported():

@@ -222,6 +222,25 @@ def test_it_shows_the_response(model, tokenizer):
     assert "without a complete" in attribute(PROMPT, "no answer", model, tokenizer)._caption()
 
 
+CLIPBOARD = "\x1b]52;c;cm0gLXJmIH4=\x07"  # writes it, where a terminal allows that
+
+
+def test_what_a_model_wrote_does_not_control_the_terminal(model, tokenizer, policy, tmp_path, capsys):
+    found = attribute(f"3{CLIPBOARD} + 4", f"7\r8 \x9b2J{CLIPBOARD}\n\tso \\boxed{{7}}", model, tokenizer)
+    for colours in (None, "truecolor"):
+        console = Console(width=200, force_terminal=colours is not None, color_system=colours, file=io.StringIO())
+        console.print(found)
+        said = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())  # colours, which are ours
+        assert not set(said) & set("\x1b\x07\x9b\r")
+        assert r"3\x1b]52;c;" in said and r"7\r8 \x9b2J\x1b]52;c;" in said and "so \\boxed{7}" in said
+    assert "\x1b" not in found._repr_html_()
+    assert CLIPBOARD in "".join(found.record()["tokens"])  # records hold what was written
+    (tmp_path / "lines.jsonl").write_text(json.dumps({CLIPBOARD: 1}))
+    with pytest.raises(SystemExit) as end:
+        main(["attribute", policy, "--rollouts", str(tmp_path / "lines.jsonl"), "--out", str(tmp_path / "out")])
+    assert r"line 1: it has \x1b]52;c;" in str(end.value) and "\x1b" not in str(end.value)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -239,6 +258,18 @@ def test_it_shows_the_response(model, tokenizer):
 def test_wrong_options_are_refused(model, tokenizer, options, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         attribute(PROMPT, RESPONSE, model, tokenizer, **options)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, 1e-50, 1e39, float("nan"), float("inf")])
+def test_a_temperature_that_divides_nothing_is_refused(temperature, model, tokenizer, policy):
+    """In Python and on the command line alike, before a model is loaded."""
+    says = re.escape(f"temperature={temperature} is not allowed; allowed: a number > 0, within float32")
+    for loaded in ((model, tokenizer), ("/no/such/model",)):
+        with pytest.raises(ValueError, match=f"^{says}$"):
+            attribute(PROMPT, RESPONSE, *loaded, temperature=temperature)
+    arguments = [policy, "--prompt", PROMPT, "--response", RESPONSE, f"--temperature={temperature}"]
+    with pytest.raises(SystemExit, match=f"^grail-verl attribute: {says}$"):
+        main(["attribute", *arguments])
 
 
 def test_what_is_missing_is_said(model, tokenizer):
@@ -328,6 +359,10 @@ def test_lines_of_ones_own(policy, tokenizer, tmp_path):
         ('{"prompt": "a", "response": "b"}\n{"prompt": 3, "response": "b"}', "line 2: prompt is 3"),
         ('{"prompt": "a", "response": [true]}', r"line 1: response is \[True\]; allowed: text, token ids$"),
         ('{"prompt": "a", "response": "b", "reward": "much"}', "line 1: could not convert"),
+        ('{"prompt": "a", "response": "b", "reward": NaN}', "line 1: reward is nan; allowed: a finite number"),
+        ('{"input": "a", "output": "b", "score": -1e39}', r"line 1: score is -1e\+39; allowed: a finite number of"),
+        ('{"prompt": "a", "response": "b", "advantage": Infinity}', "line 1: advantage is inf; allowed: a finite"),
+        ('{"prompt": "a", "response": "b", "step": 1e400}', "line 1: cannot convert float infinity"),
         ('{"prompt": "a"', "line 1: "),
         ("[1]", "line 1: no JSON object"),
     ],
@@ -388,10 +423,6 @@ def test_arguments_that_do_not_go_together(policy, capsys):
         ),
         ("'leaf' is no option=value", ["--prompt", "a", "--response", "b", "leaf"]),
         ("--tokens 0 is not allowed; allowed: a number > 0", ["--prompt", "a", "--response", "b", "--tokens", "0"]),
-        (
-            "--temperature nan is not allowed; allowed: a number > 0",
-            ["--prompt", "a", "--response", "b", "--temperature", "nan"],
-        ),
     ):
         with pytest.raises(SystemExit) as end:
             main(["attribute", policy, *arguments])

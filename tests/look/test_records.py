@@ -1,8 +1,10 @@
-"""Records: what is written is read again, whatever the text; a crash loses a line, a resumed run replaces its steps."""
+"""Records: what is written is read again, whatever the text; a crash loses a line, a resumed run drops what it repeats,
+and another run's folder is refused."""
 
 import json
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from grail_verl import GrailConfig
 from grail_verl.credit.answer import AnswerSpan
-from grail_verl.look.records import Writer, read, response_record
+from grail_verl.look.records import Writer, drop_from, read, refuse_others, response_record
 
 pytestmark = pytest.mark.fast
 
@@ -103,15 +105,52 @@ def test_a_crash_in_the_middle_of_a_line_loses_that_line_alone(cut):
         assert [response["step"] for response in read(folder).responses] == ([1, 3] if lost else [1, 2, 3])
 
 
-def test_a_run_that_resumes_replaces_what_it_does_again(tmp_path):
-    writer = filled(tmp_path, record(1), record(2, reward=0.0), record(2, row=1), record(3, reward=0.0))
-    writer.add_metrics(2, {"grail/weight_mean": 1.0})
-    writer = filled(tmp_path, record(2, reward=1.0), record(2, row=1))
-    writer.add_metrics(2, {"grail/weight_mean": 2.0})
+@pytest.mark.parametrize(("step", "left"), [(1, []), (2, [1]), (3, [1, 2]), (4, [1, 2, 3])])
+def test_a_run_that_resumes_drops_what_it_writes_again(tmp_path, step, left):
+    """Of every rank, also of those that it no longer has, in whatever lines."""
+    for rank in (0, 3):
+        writer = filled(tmp_path, *(record(number, row=row) for number in (1, 2, 3) for row in (0, 1)), rank=rank)
+    for number in (1, 2, 3):
+        writer.add_metrics(number, {"grail/weight_mean": 1.0})
+    with (tmp_path / "responses-3.jsonl").open("a") as file:
+        file.write('{"step": 3, "ro')  # cut off
+    assert drop_from(tmp_path, step) is (len(left) < 3)
     found = read(tmp_path)
-    rewards = [(response["step"], response["row"], response["reward"]) for response in found.responses]
-    assert rewards == [(1, 0, 0.0), (2, 0, 1.0), (2, 1, 0.0), (3, 0, 0.0)]
-    assert found.metrics == {2: {"weight_mean": 2.0}}
+    assert [(one["step"], one["rank"], one["row"]) for one in found.responses] == [
+        (number, rank, row) for number in left for rank in (0, 3) for row in (0, 1)
+    ]
+    assert list(found.metrics) == left
+    assert not drop_from(tmp_path, step)
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    config = GrailConfig(dump_dir=str(tmp_path / "records"), modules=["/a/rule.py"])
+    folder = Path(config.dump_dir)
+    refuse_others(config, "checkpoints/a")  # not there yet
+    folder.mkdir()
+    refuse_others(config, "checkpoints/a")
+    Writer(folder).write_settings(config, (0.5, 5.0), "checkpoints/a")
+    refuse_others(config, "checkpoints/a")
+    refuse_others(replace(config, dump_responses=1), "checkpoints/a")  # fewer of the same
+    option, fewer = f"algorithm.grail.dump_dir='{folder}'", replace(config, modules=[])
+    of, made, our = "trainer.default_local_dir=", "records made with algorithm.grail.", "checkpoints/a"
+    for says, other, run in (
+        (f"records of a run with {of}{our}, and this one has {of}c/b", config, "c/b"),
+        (f"{made}std=0.5, and this run has 0.3", replace(config, std=0.3), our),
+        (f"{made}modules=['/a/rule.py'], and this run has []", fewer, our),
+    ):
+        with pytest.raises(ValueError) as error:
+            refuse_others(other, run)
+        allowed = "a new folder, or one with records of this run, made under the same options"
+        assert str(error.value) == f"{option} holds {says}; allowed: {allowed}"
+    for settings, says in ((None, "holds responses without settings.json"), ("{", "cannot be told from another run's")):
+        (folder / "settings.json").write_text(settings) if settings else (folder / "settings.json").unlink()
+        Writer(folder).add_responses([record()])
+        with pytest.raises(ValueError, match=f"{option} {says}"):
+            refuse_others(config, "checkpoints/a")
+    Writer(folder).write_settings(config, (0.5, 5.0))
+    with pytest.raises(ValueError, match="holds records made outside of training, and this one has trainer"):
+        refuse_others(config, "checkpoints/a")
 
 
 def test_responses_come_in_order_of_step_rank_and_row(tmp_path):

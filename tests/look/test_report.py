@@ -315,6 +315,70 @@ def test_a_folder_without_records_ends_the_command(make, says, tmp_path, monkeyp
     assert not (tmp_path / "run" / "report").exists()
 
 
+def changed(path, **values) -> str:
+    """The file's first line with other values."""
+    return json.dumps({**json.loads(path.read_text().splitlines()[0]), **values})
+
+
+LINES = {
+    "a list": lambda path: "[1, 2]",
+    "a number": lambda path: "3",
+    "of another kind": lambda path: '{"step": 1, "row": 1, "prompt": "", "tokens": []}',
+    "a step in words": lambda path: changed(path, row=99, step="one"),
+    "as many weights as tokens": lambda path: changed(path, row=99, weight=[1.0]),
+    "a weight that is none": lambda path: changed(path, row=99, weight=float("nan"), tokens=["a"]),
+    "no finite reward": lambda path: changed(path, row=99, reward=float("nan")),
+    "an endless number": lambda path: changed(path, row=99, reward=10**400),
+    "tokens of no text": lambda path: changed(path, row=99, tokens=[1], mask=[1], score=[1], weight=[1], answer=None),
+    "an answer behind the end": lambda path: changed(
+        path, row=99, answer={"start": 0, "end": 10**6, "content_start": 1, "content_end": 2}
+    ),
+    "twice": changed,
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_that_is_no_record_is_named(name, tmp_path):
+    folder = report_records.write_run(tmp_path / "run", steps=[1])
+    path = folder / "responses-0.jsonl"
+    number = len(path.read_text().splitlines()) + 1
+    line = LINES[name](path)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(folder)])
+    assert str(end.value).startswith(f"grail-verl report: {path}, line {number}: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("metrics.jsonl", '{"step": 7, "metrics": {"weight_mean": "wide"}}\n', "metrics.jsonl, line 1: JSON, but no"),
+        ("settings.json", "[]", "settings.json is another kind of JSON"),
+        ("settings.json", '{"version": "1", "options": {}, "bounds": null}', "settings.json is another kind of JSON"),
+    ],
+)
+def test_metrics_and_settings_that_are_none_are_named(file, text, says, tmp_path):
+    folder = report_records.write_run(tmp_path / "run", steps=[1])
+    (folder / file).write_text(text)
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(folder)])
+    assert str(end.value).startswith("grail-verl report: ") and says in str(end.value)
+
+
+def test_files_of_other_names_are_left_alone(tmp_path, capsys):
+    folder = report_records.write_run(tmp_path / "run", steps=[1])
+    before = records.read(folder)
+    for name in ("responses-old.jsonl", "responses-0.backup.jsonl", "responses-00.jsonl", "responses-.jsonl"):
+        (folder / name).write_text((folder / "responses-0.jsonl").read_text())
+    assert records.read(folder) == before
+    main(["report", str(folder)])
+    (folder / "responses-1.jsonl").unlink(missing_ok=True)
+    (folder / "responses-1.jsonl").mkdir()
+    with pytest.raises(SystemExit, match="^grail-verl report: .*Is a directory.*responses-1.jsonl"):
+        main(["report", str(folder)])
+
+
 def test_a_report_that_cannot_be_written_ends_the_command(tmp_path):
     folder = report_records.write_run(tmp_path / "run", steps=[1])
     (folder / "report").write_text("a file")

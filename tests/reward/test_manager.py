@@ -20,7 +20,7 @@ from tensordict import TensorDict
 from verl.protocol import DataProto
 
 from grail_verl.credit.answer import AnswerLocator
-from grail_verl.reward import compute_score
+from grail_verl.reward import compute_score, ending
 from grail_verl.reward.manager import MASK, PolicyRewardManager, policy_tokens
 
 TOKENIZER = tiny.tokenizer()
@@ -114,6 +114,33 @@ def test_a_fault_is_raised_with_its_reason():
     with pytest.raises(RuntimeError, match="cannot grade") as told:
         graded(response((r"\boxed{7}", 1), truth=""))
     assert "ground_truth of data source 'tools' is empty" in str(told.value.__cause__)
+
+
+@pytest.mark.parametrize("text", ["half of a character: \ud800", None])
+def test_a_fault_whose_text_cannot_be_encoded_or_had_ends_the_run_too(text, monkeypatch):
+    """What would go to Ray's key-value store, in bytes."""
+
+    class Fault(Exception):
+        def __str__(self):
+            if text is None:
+                raise KeyError("text")
+            return text
+
+    async def run():
+        manager = PolicyRewardManager(SimpleNamespace(), TOKENIZER, compute_score)
+        manager.loop = asyncio.get_running_loop()
+        manager.compute_score = fail
+        return await manager.run_single(response((r"\boxed{7}", 1)))
+
+    def fail(**given):
+        raise fault
+
+    fault, reasons = Fault(), []
+    monkeypatch.setattr(ending, "tell", lambda reason: reasons.append(reason.encode()))
+    with pytest.raises(RuntimeError, match="cannot grade") as raised:
+        asyncio.run(run())
+    assert raised.value.__cause__ is fault
+    assert len(reasons) == 1 and reasons[0].startswith(b"Fault: ")
 
 
 @pytest.mark.end_to_end

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from grail_verl.credit.batch import divisor
 from grail_verl.credit.leaf import evaluating, leaf_gradient
 from grail_verl.credit.scores.base import Score, register_score
 from grail_verl.credit.scores.hops import hop_scores
@@ -116,7 +117,7 @@ def answer_saliency(
         (B, T) float32.
 
     Raises:
-        ValueError: shapes or an alignment that are not allowed.
+        ValueError: shapes, an alignment or a temperature that are not allowed.
     """
     batch, length = input_ids.shape
     prompt_length = length - response_length
@@ -127,12 +128,12 @@ def answer_saliency(
         )
     if alignment not in ("predictor", "token"):
         raise ValueError(f"alignment={alignment!r} is not allowed; allowed: predictor | token")
+    temperature_B = divisor(temperature).to(input_ids.device).expand(batch)
     answer_BT = answer_mask.bool()
     if not answer_BT.any():
         return torch.zeros(batch, response_length, dtype=torch.float32, device=input_ids.device)
 
     keep_BS = F.pad(answer_BT, (prompt_length - 1, 1))
-    temperature_B = torch.as_tensor(temperature, dtype=torch.float32, device=input_ids.device).expand(batch)
     inputs = {
         "input_ids": input_ids,
         "attention_mask": attention_mask,

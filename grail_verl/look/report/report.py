@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises CommandError: the folder holds no responses, or cannot be written to."""
-    with mendable(ValueError):
+    """Raises CommandError: the folder holds no responses, or others than records.py writes, or cannot be written to."""
+    with mendable(ValueError, OSError):
         found = records.read(options.folder)
     if not found.responses:
         raise CommandError(
