@@ -264,7 +264,7 @@ def _lines(path: Path, fits: Callable[[object], bool]) -> Iterator[tuple[str, di
 
 def _is_settings(value: object) -> bool:
     match value:
-        case {"version": str(), "options": {"score": str(), "mean": mean}, "bounds": None | [_, _] as bounds}:
+        case {"version": str(), "options": {"score": str() | [*_], "mean": mean}, "bounds": None | [_, _] as bounds}:
             return _are_numbers([mean, *(bounds or [])])
     return False
 

@@ -115,13 +115,16 @@ def test_a_weighted_response_without_an_answer_counts_to_its_end():
     ])  # fmt: skip
 
 
-def test_the_page_calls_the_score_by_its_name(tmp_path):
-    report_records.write_run(tmp_path, steps=[1], config=GrailConfig(score="surprise", weights="proportional"))
+@pytest.mark.parametrize(
+    ("score", "name"), [("surprise", "surprise"), (["entropy", "surprise"], "entropy × surprise")]
+)
+def test_the_page_calls_the_score_by_its_name(tmp_path, score, name):
+    report_records.write_run(tmp_path, steps=[1], config=GrailConfig(score=score, weights="proportional"))
     found = records.read(tmp_path)
     drawn = numbers(found)
     html = page(found, drawn, []).decode()
-    assert "were weighted by the surprise of their tokens." in html and "saliency" not in html
-    assert data_of(html)["score"] == "surprise"
+    assert f"were weighted by the {name} of their tokens." in html and "saliency" not in html
+    assert data_of(html)["score"] == name
     shown = data_of(html)["responses"]
     assert shown[0]["score"] == pytest.approx(found.responses[0]["score"], rel=5e-3)
     assert [one["score"] is None for one in shown] == [one["score"][0] is None for one in found.responses]
