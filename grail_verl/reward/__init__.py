@@ -86,5 +86,3 @@ def truth_text(ground_truth, data_source) -> str:
 def _last_box(text: str) -> str | None:
     boxes = complete_boxes(content := text.encode("utf-8", "surrogatepass"))
     return content[max(boxes)[1] + 1 : max(boxes)[2]].decode("utf-8", "surrogatepass") if boxes else None
-
-

@@ -5,10 +5,19 @@ brackets, from the loosest to the closest: qualifiers ("for all n"), commas and 
 is left is one expression, which values.py parses when it is needed.
 """
 
-import re
-from dataclasses import dataclass
-
 from grail_verl.reward.latex import Word, cleaned, tokens, words_of
+from grail_verl.reward.parts import (
+    Based,
+    Bracket,
+    Choice,
+    Operation,
+    Phrase,
+    Qualified,
+    Ratio,
+    Relation,
+    Several,
+    Value,
+)
 from grail_verl.reward.units import CURRENCY, DEGREE, Unit, split_unit
 
 OPENING = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle"}
@@ -20,7 +29,6 @@ RELATIONS = {"=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "
              r"\equiv": "==", r"\notin": "notin", r"\subset": "sub", r"\subseteq": "subeq", r"\sim": "sim",
              r"\Leftrightarrow": "<=>", r"\to": "->", r"\propto": "prop",
              r"\cong": "cong", r"\perp": "perp", r"\parallel": "par"}  # fmt: skip
-INEQUALITIES = {"<", ">", "<=", ">="}
 _TRIGONOMETRIC = {r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc"}
 _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _STOP_WORDS = {"is", "are", "the", "an", "a", "of", "be", "it", "its"}
@@ -31,86 +39,6 @@ _SETS = {
 }  # fmt: skip
 _NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _ALL = {"all", "any", "every", "each", "some"}
-
-
-@dataclass(frozen=True)
-class Value:
-    """One expression, perhaps with a unit."""
-
-    tokens: tuple[str, ...]
-    unit: Unit = ()
-
-
-@dataclass(frozen=True)
-class Several:
-    """Answers whose order does not matter: a list, or a set in braces. `joined` is "," or the word between them."""
-
-    items: tuple
-    joined: str = ","
-
-
-@dataclass(frozen=True)
-class Bracket:
-    """A point, vector or interval."""
-
-    left: str
-    items: tuple
-    right: str
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Sides and the relations between them; `names` are the tokens of each side."""
-
-    sides: tuple
-    signs: tuple[str, ...]
-    names: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """Words and the parts between them."""
-
-    parts: tuple
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The letter of a multiple choice and what it stands for."""
-
-    letter: str
-    content: object
-
-
-@dataclass(frozen=True)
-class Operation:
-    """Sets joined or taken away."""
-
-    sign: str
-    items: tuple
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Two numbers or more with colons between; two may be a time of day."""
-
-    items: tuple
-
-
-@dataclass(frozen=True)
-class Based:
-    """Digits in a base."""
-
-    digits: str
-    base: str
-
-
-@dataclass(frozen=True)
-class Qualified:
-    """A part, and for which values it is meant."""
-
-    part: object
-    qualifiers: tuple
 
 
 def read(text: str, other: str = ""):
@@ -388,18 +316,3 @@ def _matching(part: list[str], start: int) -> int:
         if depth == 0:
             return index
     raise ValueError(f"a {part[start]} that does not close")
-
-
-def is_name(name: tuple[str, ...]) -> bool:
-    """A symbol, a function of symbols, capitals (AB, the segment), or words: what an answer is the value of."""
-    if isinstance(name[0], Word):
-        return True
-    text = re.sub(r"[_^]\{[^{}]*(\{[^{}]*\})?[^{}]*\}|'", "", "".join(name))
-    text = re.sub(r"\\(?:mathit|mathcal|vec|hat|overline|tilde|dot|mathbb)\{(\\?\w+)\}", "x", text)
-    text = re.sub(r"\\[a-zA-Z]+", "x", text)
-    return bool(_NAME.fullmatch(text))
-
-
-_NAME = re.compile(
-    r"[a-zA-Z](\([\w,+\-]+\)|\[[\w,+\-]+\])?|x?[A-Z]{2,4}|\[[A-Z]{3,}\]|\([a-zA-Z](,[a-zA-Z])*\)"
-)
