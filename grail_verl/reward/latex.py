@@ -6,6 +6,7 @@ and `\frac{1}{2}`. What `\text{…}` holds becomes `Word`s, or mathematics again
 that could change the value.
 """
 
+import itertools
 import re
 import unicodedata
 
@@ -59,11 +60,12 @@ _MIXED = re.compile(r"(?<![\d./^_{])(\d+) +(\d+)/(\d+)(?![\d.])", re.ASCII)
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+\.\d+|\d+(?=E|e\d|e[+-]\d\d))[eE]([+-]?\d+)(?!\w|\.\d)", re.ASCII)
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\degree(?![a-zA-Z])")
 _BARE_UNIT = re.compile(rf"(?<=[\d}}])(?:\s*(cm|mm|km|kg|ft)|\s+({BARE_UNITS}))(?![a-zA-Z])(\^\d|\^\{{\d\}})?")
-_NUMBER_IN_BRACES = re.compile(r"\{(\d*[.,]?\d*)\}")
-_MARKDOWN = re.compile(r"\*\*|__|`|\\checkmark(?![a-zA-Z])")
+# **73**, but 2**3 is a power.
+_MARKDOWN = re.compile(r"(?<![\w)}\]])(\*\*|__|`)([^*`]+?)\1(?![\w(\\])")
 _THIN = re.compile(r"(?<=\d)\\!\s*(?=\d)|(?<=\d,)\\!\s*(?=\d)")
 
 
+_CYCLIC = re.compile(r"\\mathbb ?(?:\{Z\}|Z) ?/ ?(\d+) ?\\mathbb ?(?:\{Z\}|Z)")  # Z/6Z is Z_6
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))")
 
 
@@ -85,15 +87,18 @@ def cleaned(text: str) -> str:
     text = text.translate(_SIGNS)
     text = _RAISED.sub(lambda match: f"{match[0][0]}{{{re.sub(r'[{}^_]', '', match[0])}}}", text)
     text = unicodedata.normalize("NFKC", text).replace("\\\\%", r"\%")
-    text = _MARKDOWN.sub("", text)
+    text = _MARKDOWN.sub(r"\2", text).replace("**", "^")
+    text = re.sub(r"\\checkmark(?![a-zA-Z])", " ", text)
     text = re.sub(r"\b([ap])\. ?m\.", r"\1m", text, flags=re.IGNORECASE)
     text = re.sub(r"\\\[|\\\]|\\\(|\\\)|(?<!\\)\$", " ", text)
     text = _THIN.sub("", text)
+    text = re.sub(r"(?<!\d)(\d{1,9})⁄(\d{1,9})(?!\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3}(?!\d))", " ", text)
     text = re.sub(r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ",", text)
     text = _REPEATING.sub(_repeating, text)
     text = _DEGREES.sub(r"\\circdegree ", text)
     text = _SPACE.sub(" ", text)
+    text = _CYCLIC.sub(r"\\mathbb{Z}_{\1}", text)
     text = " ".join(text.split()).removesuffix(".").rstrip()
     if not text.endswith((")", "]")) or not text.startswith(("(", "[")):
         text = _DIGIT_GROUPS.sub(lambda match: re.sub(r"[^\d]", "", match[0]), text)
@@ -207,7 +212,8 @@ def _spell(tree: list, known: set[str], script: bool = False) -> list[str]:
         item = items.pop()
         if isinstance(item, list):
             inner = _spell(item, known, script)
-            needless = len(inner) <= 1 and not (out and (out[-1] in ("^", "_") or out[-1][0] == "\\"))
+            is_argument = bool(out) and (out[-1] in ("^", "_") or out[-1][0] == "\\")
+            needless = not is_argument and (len(inner) <= 1 or _is_bracketed(inner) or _continues(out, inner))
             out += inner if needless else ["{", *inner, "}"]
             continue
         item = _RENAMED.get(item, item)
@@ -237,6 +243,17 @@ def _spell(tree: list, known: set[str], script: bool = False) -> list[str]:
         else:
             out.append(item)
     return out
+
+
+def _is_bracketed(inner: list[str]) -> bool:
+    """( … ) from its beginning to its end."""
+    depths = list(itertools.accumulate((token == "(") - (token == ")") for token in inner))
+    return inner[0] == "(" and 0 in depths and depths.index(0) == len(inner) - 1
+
+
+def _continues(out: list[str], inner: list[str]) -> bool:
+    """5{+1} is drawn as 5+1, and is no product."""
+    return inner[0] in ("+", "-") and bool(out) and (out[-1].isalnum() or out[-1] == ")")
 
 
 def _argument(items: list) -> list:
@@ -321,12 +338,22 @@ def _run(run: str, known: set[str], script: bool, items: list) -> list[str]:
     return list(run)
 
 
+def _without_text(tree: list) -> list:
+    r"""\text within \text is the same text."""
+    out: list = []
+    for item in tree:
+        nested = isinstance(item, list) and bool(out) and out[-1] in _TEXT
+        out[len(out) - nested :] = _without_text(item) if nested else [item]
+    return out
+
+
 def _flat(tree: list) -> list[str]:
     return [token for item in tree for token in (_flat(item) if isinstance(item, list) else [item])]
 
 
 def _words(tree: list, items: list, known: set[str], script: bool) -> list[str]:
     r"""The tokens of what `\text{…}` holds; `items` is what follows."""
+    tree = _without_text(tree)
     inner = _flat(tree)
     name = "".join(inner)
     if name in _UPRIGHT and (unit_name(name) is None or (items and items[-1] in ("(", r"\{", "_"))):

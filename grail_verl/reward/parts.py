@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from grail_verl.reward.latex import Word
 from grail_verl.reward.units import Unit
 
+LETTERS = frozenset("ABCDEFGH")  # of a multiple choice
 INEQUALITIES = {"<", ">", "<=", ">="}
 
 

@@ -11,6 +11,8 @@ from grail_verl.reward.parts import Ratio, Value
 from grail_verl.reward.values import Unread, decimal_digits, equal, value
 
 ENOUGH_DIGITS = 6  # of a decimal that is not exact
+PERCENT = (("percent", 1),)
+_HUNDREDTH = sympy.Rational(1, 100)
 
 
 def same_values(truth: Value, answer: Value) -> bool:
@@ -21,31 +23,67 @@ def same_values(truth: Value, answer: Value) -> bool:
             return equal(value(truth.tokens) * sympy.pi / 180, value(answer.tokens))
         except Unread:
             return False
-    percents = [part.unit == (("percent", 1),) for part in (truth, answer)]
     if truth.unit and answer.unit and truth.unit != answer.unit:
         return False
     try:
         one, other = value(truth.tokens), value(answer.tokens)
     except Unread:
         return truth.tokens == answer.tokens
-    if _same_numbers(truth, one, answer, other):
-        return True
-    if percents == [True, False]:
-        return _same_numbers(truth, one / 100, answer, other)
-    if percents == [False, True]:
-        return _same_numbers(truth, one, answer, other / 100)
-    return False
+    return any(
+        _same_numbers(truth.tokens, one, in_truth, answer.tokens, other, in_answer)
+        for in_truth, in_answer in _percents(truth.unit == PERCENT, answer.unit == PERCENT, one)
+    )
 
 
-def _same_numbers(truth: Value, one, answer: Value, other) -> bool:
-    if equal(one, other):
+def _percents(in_truth: bool, in_answer: bool, truth) -> list[tuple]:
+    """What truth and answer count in: where one alone is said in percent, 50 % is 0.5 and 50; but 0.5 % is not 0.5."""
+    if in_truth == in_answer:
+        return [(1, 1)]
+    if in_truth:
+        return [(1, 1), (_HUNDREDTH, 1)]
+    is_fraction = isinstance(truth, sympy.Expr) and truth.is_number and bool(sympy.Abs(truth) < 1)
+    return [(1, _HUNDREDTH)] if is_fraction else [(1, 1), (1, _HUNDREDTH)]
+
+
+def _same_numbers(truth: tuple[str, ...], one, in_truth, answer: tuple[str, ...], other, in_answer) -> bool:
+    if (in_truth, in_answer) == (1, 1) and equal(one, other):
         return True
-    given = [decimal_digits(part.tokens) for part in (truth, answer)]
-    places = [place for digits, place in filter(None, given) if digits >= ENOUGH_DIGITS]
-    if not places or not all(isinstance(number, sympy.Expr) and number.is_number for number in (one, other)):
+    if not all(isinstance(number, sympy.Expr) and number.is_number for number in (one, other)):
         return False
-    difference = sympy.Abs(one - other).evalf()
-    return bool(difference.is_Float and difference < max(places))
+    one, other = one * in_truth, other * in_answer
+    return (
+        equal(one, other)
+        or _is_decimal_of(one, answer, other, in_answer)
+        or _is_decimal_of(other, truth, one, in_truth)
+    )
+
+
+def _is_decimal_of(exact, tokens: tuple[str, ...], decimal, unit) -> bool:
+    """The decimal has digits enough, and is the number rounded to the last of them, or cut off there."""
+    digits, place = decimal_digits(tokens) or (0, 1)
+    if digits < ENOUGH_DIGITS or decimal == 0:
+        return False
+    beyond = (exact - decimal) / (place * unit)
+    if not beyond.is_Rational:
+        beyond = beyond.evalf()
+    return bool(beyond.is_real and (abs(beyond) <= sympy.Rational(1, 2) or 0 < beyond * sympy.sign(decimal) < 1))
+
+
+_TO_COMPUTE = {r"\int", r"\sum", r"\prod", r"\lim", r"\det", r"\gcd", "vmatrix"}
+
+
+def is_computed(part: Value) -> bool:
+    """No integral, sum, limit or determinant is left to be computed: that would be the question."""
+    return not _TO_COMPUTE & set(part.tokens)
+
+
+def is_remainder(rest: Value, modulus: Value) -> bool:
+    """5 mod 7 is 5 whether it is meant as a class or as a number; 5 mod 3 is not. Of symbols nothing is known."""
+    try:
+        numbers = value(rest.tokens), value(modulus.tokens)
+    except Unread:
+        return False
+    return not all(isinstance(number, sympy.Integer) for number in numbers) or 0 <= numbers[0] < abs(numbers[1])
 
 
 def are_unequal_numbers(one, other) -> bool:
@@ -60,12 +98,18 @@ def are_unequal_numbers(one, other) -> bool:
     return not same_values(one, other)
 
 
-def is_rounded(exact, decimal) -> bool:
-    if not (isinstance(exact, Value) and isinstance(decimal, Value)):
-        return False
+def is_rounded(exact, decimal) -> bool | None:
+    """The number is the other one, less than one of its last digit away. None: they are not two numbers."""
+    numbers = [part for part in (exact, decimal) if isinstance(part, Value)]
+    try:
+        one, other = (value(part.tokens) * (_HUNDREDTH if part.unit == PERCENT else 1) for part in numbers)
+    except ValueError:  # Unread is one
+        return None
+    if not all(isinstance(number, sympy.Expr) and number.is_number for number in (one, other)):
+        return None
     _, place = decimal_digits(decimal.tokens) or (0, sympy.Rational(1, 2))
-    difference = sympy.Abs(value(exact.tokens) - value(decimal.tokens)).evalf()
-    return bool(difference.is_number and difference < place)  # rounded or cut off
+    difference = sympy.Abs(one - other).evalf() / (_HUNDREDTH if decimal.unit == PERCENT else 1)
+    return bool(difference.is_number and difference < place)
 
 
 def quotient(ratio: Ratio) -> Value:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import sympy
 
-from grail_verl.reward.parts import INEQUALITIES, Bracket, Relation, Value, is_name
+from grail_verl.reward.parts import INEQUALITIES, Bracket, Relation, Several, Value, is_name
 from grail_verl.reward.quantities import are_unequal_numbers, is_rounded
 from grail_verl.reward.sets import real_set, same_sets, variables
 from grail_verl.reward.values import Unread, is_zero, value
@@ -26,7 +26,7 @@ def label(relation: Relation) -> tuple[str, ...] | None:
 
 def _interval(relation: Relation) -> Bracket | None:
     """a < x < b as an interval, whatever its ends are."""
-    if len(relation.signs) != 2 or not is_name(relation.names[1]):
+    if len(relation.signs) != 2 or not is_name(relation.names[1]) or "^" in relation.names[1]:
         return None
     low, _, high = relation.sides
     first, second = relation.signs
@@ -48,20 +48,23 @@ def is_labelled(truth, answer: Relation, same: Same) -> bool:
     names = answer.names[0]
     if len(names) == 1 and names[0] in answer.names[-1] and len(answer.sides) == 2:
         return False  # x = x^2 says nothing of x
-    if answer.signs == ("=",) and is_name(answer.names[1]) and not is_name(names):  # 5 = x
-        return same(truth, answer.sides[0])
-    sides = answer.sides if not is_name(names) else answer.sides[1:]
-    for one, other, sign in zip(sides, sides[1:], answer.signs[len(answer.sides) - len(sides) :]):
-        if sign == "=" and are_unequal_numbers(one, other):
-            return False
+    if _contradicts_itself(answer):
+        return False
     if "~" in answer.signs:
         before = answer.sides[answer.signs.index("~")]
         if not (answer.signs[0] == "~" and is_name(names)):
-            if same(truth, before):
+            rounded = is_rounded(before, answer.sides[-1])
+            if rounded is not False and same(truth, before):
                 return True
-            if not is_rounded(before, answer.sides[-1]):
+            if not rounded:
                 return False
     return same(truth, answer.sides[-1])
+
+
+def _contradicts_itself(relation: Relation) -> bool:
+    """4 = 5, or x = 6 = 5."""
+    pairs = zip(relation.sides, relation.sides[1:], relation.signs)
+    return any(sign == "=" and are_unequal_numbers(one, other) for one, other, sign in pairs)
 
 
 def is_unlabelled(truth: Relation, answer, same: Same) -> bool:
@@ -77,6 +80,8 @@ def same_relations(truth: Relation, answer: Relation, same: Same) -> bool:
     if set(truth.signs) <= INEQUALITIES | {"!="} or set(answer.signs) <= INEQUALITIES | {"!="}:
         return _same_inequalities(truth, answer, same)
     if label(truth) and label(answer):
+        if _contradicts_itself(answer):
+            return False
         names = truth.names[0], answer.names[0]
         if _are_same_names(*map("".join, names)):
             if same(truth.sides[-1], answer.sides[-1]):
@@ -89,6 +94,20 @@ def same_relations(truth: Relation, answer: Relation, same: Same) -> bool:
         return all(map(same, truth.sides, answer.sides))
     if truth.signs == answer.signs == ("=",):
         return _same_equations(truth, answer)
+    return False
+
+
+def is_solved(part) -> bool:
+    """No inequality is left to be solved: in each a variable stands alone on a side, or its absolute value does."""
+    if isinstance(part, Several):
+        return all(map(is_solved, part.items))
+    if not isinstance(part, Relation) or not set(part.signs) <= INEQUALITIES:
+        return True
+    for name in part.names:
+        bare = name[1:-1] if name[0] == name[-1] == "|" and len(name) > 2 else name
+        others = [other for other in part.names if other != name]
+        if is_name(bare) and "^" not in bare and not any(bare[0] in other for other in others):
+            return True
     return False
 
 
@@ -120,8 +139,13 @@ def _difference(relation: Relation):
 
 
 def _same_equations(truth: Relation, answer: Relation) -> bool:
-    """One is a multiple of the other by a number that is not zero."""
+    """One is a multiple of the other by a number that is not zero.
+
+    Where the truth is x = 5, x - 5 = 0 says it as well, but 2x + 4 = 14 is the question.
+    """
     factor = _factor(_difference(truth), _difference(answer))
+    if factor is not None and label(truth) and not value(truth.sides[-1].tokens).free_symbols:
+        return ("0",) in answer.names and abs(factor) == 1
     return factor is not None
 
 

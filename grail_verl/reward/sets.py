@@ -19,7 +19,7 @@ def is_set(part) -> bool:
         case Several():
             return any(map(is_set, part.items)) and part.joined in ("and", "or")
         case Value():
-            return isinstance(value(part.tokens), sympy.Set)
+            return real_set(part) is not None
     return False
 
 
@@ -43,6 +43,8 @@ def _as_set(part) -> sympy.Set | None:
                 return None
             if (ends[0] > ends[1]) != False:  # noqa: E712  a list in brackets
                 return None
+            if (part.left == "[" and ends[0] == -sympy.oo) or (part.right == "]" and ends[1] == sympy.oo):
+                return None
             return sympy.Interval(ends[0].doit(), ends[1].doit(), part.left == "(", part.right == ")")
         case Operation():
             sets = list(map(_as_set, part.items))
@@ -52,6 +54,8 @@ def _as_set(part) -> sympy.Set | None:
                 return sympy.Complement(sets[0], sympy.Union(*sets[1:]))
             return sympy.Union(*sets) if part.sign == r"\cup" else sympy.Intersection(*sets)
         case Value():
+            if "".join(part.tokens) in (r"\mathbb{R}^{+}", r"\mathbb{R}_{+}", r"\mathbb{R}_{>0}"):
+                return sympy.Interval.open(0, sympy.oo)
             found = value(part.tokens)
             if isinstance(found, sympy.Set):
                 return found
@@ -63,8 +67,11 @@ def _as_set(part) -> sympy.Set | None:
                 return None
             if all(isinstance(item, Bracket) for item in part.items):
                 return None
-            if all(isinstance(item, Relation) and item.signs == ("!=",) for item in part.items):
-                return sympy.Intersection(*map(_as_set, part.items))
+            if all(isinstance(item, Relation) for item in part.items):
+                others = [item for item in part.items if item.signs != ("!=",)]
+                same = len({frozenset(variables(item)) for item in part.items}) == 1
+                sets = list(map(_as_set, part.items)) if len(others) <= 1 and same else [None]  # 0 < x < 2, x != 1
+                return None if None in sets else sympy.Intersection(*sets)
             found = [value(item.tokens) if isinstance(item, Value) else None for item in part.items]
             if all(isinstance(number, sympy.Expr) and number.is_number for number in found):
                 return sympy.FiniteSet(*(number.doit() for number in found))

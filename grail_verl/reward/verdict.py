@@ -8,6 +8,7 @@ has the list. What is not decided is wrong. quantities.py compares values, sets.
 import sympy
 
 from grail_verl.reward.parts import (
+    LETTERS,
     Based,
     Bracket,
     Choice,
@@ -19,10 +20,11 @@ from grail_verl.reward.parts import (
     Several,
     Value,
 )
-from grail_verl.reward.quantities import base_of, is_time, quotient, same_ratios, same_values
+from grail_verl.reward.quantities import base_of, is_computed, is_remainder, is_time, quotient, same_ratios, same_values
 from grail_verl.reward.reading import read
-from grail_verl.reward.relations import is_labelled, is_unlabelled, label, same_relations
+from grail_verl.reward.relations import is_labelled, is_solved, is_unlabelled, label, same_relations
 from grail_verl.reward.sets import is_set, real_set, same_sets
+from grail_verl.reward.units import unit_name
 from grail_verl.reward.values import equal, value
 
 
@@ -30,6 +32,8 @@ def is_right(truth: str, answer: str) -> bool:
     """The answer means what the truth means. What cannot be read is wrong."""
     try:
         one, other = read(truth, answer), read(answer, truth)
+        if is_solved(one) and not is_solved(other):
+            return False
         return _same(one, other) or _same_choices(one, other)
     except ValueError:  # Unread is one
         return False
@@ -69,7 +73,7 @@ def _is_read(part) -> bool:
 
 
 def _same(truth, answer) -> bool:
-    if truth == answer:
+    if truth == answer or (_letters(truth) and _letters(truth) == _letters(answer)):
         return True
     match truth, answer:
         case Qualified(), Qualified():
@@ -95,8 +99,10 @@ def _same(truth, answer) -> bool:
                 all(map(_same_words, truth.parts, answer.parts))
                 or (len(truth.parts) == 2 and all(map(_same_words, truth.parts, reversed(answer.parts))))  # odd n
             )
-        case _, Phrase((value_of, "mod", _)):  # 5 (mod 7) is a way to say 5, but not the other way round
-            return _same(truth, value_of)
+        case _, Phrase((Value() as rest, "mod", Value() as modulus)):  # 5 (mod 7) is a way to say 5
+            return is_remainder(rest, modulus) and _same(truth, rest)
+        case Ratio(), Phrase((above, "to", below)):
+            return _same(truth, Ratio((above, below)))
         case (Phrase(), _) | (_, Phrase()):
             return False
         case Based(), Based():
@@ -109,7 +115,7 @@ def _same(truth, answer) -> bool:
             ratio, number = (truth, answer) if isinstance(truth, Ratio) else (answer, truth)
             return len(ratio.items) == 2 and not is_time(ratio) and _same(quotient(ratio), number)
         case Value(), Value():
-            return same_values(truth, answer)
+            return (is_computed(answer) or not is_computed(truth)) and same_values(truth, answer)
     sets = real_set(truth), real_set(answer)
     if None not in sets and any(map(is_set, (truth, answer))):
         return same_sets(*sets)
@@ -118,7 +124,7 @@ def _same(truth, answer) -> bool:
             return _same_lists(truth, answer)
         case (Several(), Value()) | (Value(), Several()):
             several, one = (truth, answer) if isinstance(truth, Several) else (answer, truth)
-            return len(several.items) == 1 and _same(several.items[0], one)
+            return len(several.items) == 1 and not is_set(several.items[0]) and _same(several.items[0], one)
         case Bracket(), Bracket():
             return (
                 _brackets(truth) == _brackets(answer)
@@ -140,16 +146,31 @@ def _same_domains(truth, answer) -> bool:
 
 
 def _letter(part) -> str | None:
-    return part.tokens[0] if isinstance(part, Value) and part.tokens in _LETTERS else None
+    return part.tokens[0] if isinstance(part, Value) and len(part.tokens) == 1 and part.tokens[0] in LETTERS else None
 
 
-_LETTERS = {(letter,) for letter in "ABCDEFGH"}
+def _letters(part) -> list[str]:
+    """Several letters of a multiple choice: B, D or BD."""
+    match part:
+        case Several():
+            found = [_letter(item) or "" for item in part.items]
+        case Value(tokens, ()):
+            found = list(tokens)
+        case Phrase((str() as word,)):
+            found = list(word.upper())
+        case _:
+            return []
+    return sorted(found) if LETTERS.issuperset(found) and len(set(found)) == len(found) > 1 else []
 
 
 def _same_words(one, other) -> bool:
     if isinstance(one, str) or isinstance(other, str):
-        return one == other
+        return one == other or (isinstance(one, str) and isinstance(other, str) and _same_units(one, other))
     return _same(one, other)
+
+
+def _same_units(one: str, other: str) -> bool:
+    return unit_name(one) is not None and unit_name(one) == unit_name(other)
 
 
 # Lists, points and vectors
