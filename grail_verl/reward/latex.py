@@ -18,7 +18,7 @@ class Word(str):
 
 
 _SIGNS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*",
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "‒": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*",
     "÷": r"\div ", "°": r"^{\circ}", "º": r"^{\circ}", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
     "≈": r"\approx ",
     "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∖": r"\setminus ", "±": r"\pm ", "∓": r"\mp ",
@@ -61,12 +61,12 @@ _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+\.\d+|\d+(?=E|e\d|e[+-]\d\d))[eE]([+-]?
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\degree(?![a-zA-Z])")
 _BARE_UNIT = re.compile(rf"(?<=[\d}}])(?:\s*(cm|mm|km|kg|ft)|\s+({BARE_UNITS}))(?![a-zA-Z])(\^\d|\^\{{\d\}})?")
 # **73**, but 2**3 is a power.
-_MARKDOWN = re.compile(r"(?<![\w)}\]])(\*\*|__|`)([^*`]+?)\1(?![\w(\\])")
+_MARKDOWN = re.compile(r"(?<![\w)}\]])(\*\*|__|`)([^*`]{1,80}?)\1(?![\w(\\])")
 _THIN = re.compile(r"(?<=\d)\\!\s*(?=\d)|(?<=\d,)\\!\s*(?=\d)")
 
 
 _CYCLIC = re.compile(r"\\mathbb ?(?:\{Z\}|Z) ?/ ?(\d+) ?\\mathbb ?(?:\{Z\}|Z)")  # Z/6Z is Z_6
-_REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))")
+_REPEATING = re.compile(r"(?<!\d)(\d{0,30})\.(\d{0,30})\\(?:overline|bar|dot)\s*(?:\{(\d{1,30})\}|(\d))")
 
 
 def _repeating(match: re.Match) -> str:

@@ -127,7 +127,10 @@ def is_time(ratio: Ratio) -> bool:
 def same_ratios(truth: Ratio, answer: Ratio) -> bool:
     if len(truth.items) != len(answer.items):
         return False
-    if is_time(truth) or is_time(answer):
+    if not all(isinstance(item, Value) for item in (*truth.items, *answer.items)):
+        return False
+    two_digits = len("".join(truth.items[-1].tokens)) == 2  # 4:9 is no time of day, and so 8:18 is none
+    if is_time(truth) or (two_digits and is_time(answer)):
         return [item.tokens[0].lstrip("0") for item in truth.items] == [
             item.tokens[0].lstrip("0") for item in answer.items
         ]

@@ -39,7 +39,8 @@ _STOP_WORDS = {"is", "are", "the", "an", "a", "of", "be", "it", "its", "exactly"
 _SETS = {
     ("no", "solution"): r"\emptyset", ("no", "solutions"): r"\emptyset", ("no", "real", "solutions"): r"\emptyset",
     ("no", "real", "solution"): r"\emptyset", ("empty", "set"): r"\emptyset", ("none",): r"\emptyset",
-    ("all", "real", "numbers"): "R", ("all", "reals"): "R", ("real", "numbers"): "R", ("all", "integers"): "Z",
+    ("all", "real", "numbers"): "R", ("all", "real"): "R", ("all", "reals"): "R", ("real", "numbers"): "R",
+    ("all", "integers"): "Z",
 }  # fmt: skip
 _NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _ALL = {"all", "any", "every", "each", "some"}
@@ -105,6 +106,10 @@ def _qualifiers(part: list[str]) -> tuple[list[str], list[list[str]]]:
             if any({"for", "where"} & set(other[1:]) for other in others):
                 break  # 5 for all x > 0, 6 for all x < 0 are two answers
             return _without_comma(part[:index]), [rest] if rest else []
+    depths = itertools.accumulate(_DEPTH.get(token, 0) for token in reversed(part))
+    start = len(part) - 1 - next((n for n, depth in enumerate(depths) if depth == 0), 0)
+    if start and part[start + 2 : start + 4] == [r"\in", r"\mathbb"]:  # 2\pi k (k \in \mathbb{Z})
+        return _without_comma(part[:start]), [part[start + 1 : -1]]
     return part, []
 
 
@@ -293,6 +298,8 @@ def _phrase(part: list[str]):
         return Value((str(_NUMBERS.index(parts[0])),))
     if tuple(parts) == ("dne",):
         parts = ["does", "not", "exist"]
+    if len(parts) > 1 and isinstance(parts[-1], Value) and is_name(parts[-1].tokens) and tuple(parts[:-1]) in _SETS:
+        parts = parts[:-1]  # all real x
     if found := _SETS.get(tuple(parts)):
         return Value((found,) if found[0] == "\\" else (r"\mathbb", "{", found, "}"))
     return parts[0] if len(parts) == 1 and not isinstance(parts[0], str) else Phrase(tuple(parts))

@@ -62,9 +62,13 @@ def is_labelled(truth, answer: Relation, same: Same) -> bool:
 
 
 def _contradicts_itself(relation: Relation) -> bool:
-    """4 = 5, or x = 6 = 5."""
-    pairs = zip(relation.sides, relation.sides[1:], relation.signs)
-    return any(sign == "=" and are_unequal_numbers(one, other) for one, other, sign in pairs)
+    """4 = 5, or 6 = x = 5."""
+    equal: list = []
+    for side, sign in zip(relation.sides, ("=", *relation.signs)):
+        if sign == "=" and any(are_unequal_numbers(one, side) for one in equal):
+            return True
+        equal = [*equal, side] if sign == "=" else [side]
+    return False
 
 
 def is_unlabelled(truth: Relation, answer, same: Same) -> bool:

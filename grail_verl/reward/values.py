@@ -266,7 +266,8 @@ def is_zero(difference) -> bool:
 
 def _bends(expression) -> bool:
     """It may be another formula far away, as |x - 50| is."""
-    roots = any(power.exp.is_Rational and not power.exp.is_Integer for power in expression.atoms(sympy.Pow))
+    powers = [power for power in expression.atoms(sympy.Pow) if power.base.free_symbols]
+    roots = any(power.exp.is_Rational and not power.exp.is_Integer for power in powers)
     return roots or expression.has(sympy.Abs, sympy.Max, sympy.Min)
 
 

@@ -224,6 +224,13 @@ def test_long_answers_are_not_parsed(text):
     assert compute_score("test", boxed(text + "7"), text + "7")["score"] == 1.0
 
 
+@pytest.mark.parametrize("answer", [r"0.\overline{%s}", "%s", r"\frac{%s}{7}", "0.%s", "7e%s", r"%s\text{ cm}"])
+def test_a_number_longer_than_python_converts_is_wrong_and_no_fault(answer):
+    """Such an answer is let through where a truth is long itself; a fault would end the run."""
+    truth = "x+" * 2500 + "1"
+    assert compute_score("test", boxed(answer % ("3" * 4500)), truth)["score"] == 0.0
+
+
 @pytest.mark.parametrize("nested", ["(%s)", "{%s}", r"\sqrt{%s}", r"\frac{1}{1+%s}"])
 def test_deep_answers_are_not_parsed_unless_the_truth_is(nested):
     shallow, deep, endless = "0.50", "0.50", "0.50"
