@@ -7,7 +7,7 @@ is left is one expression, which values.py parses when it is needed.
 
 import itertools
 
-from grail_verl.reward.latex import Word, cleaned, tokens, words_of
+from grail_verl.reward.latex import Word, tokens, words_of
 from grail_verl.reward.parts import (
     LETTERS,
     Based,
@@ -22,6 +22,7 @@ from grail_verl.reward.parts import (
     Value,
     is_name,
 )
+from grail_verl.reward.spelling import cleaned
 from grail_verl.reward.units import CURRENCY, DEGREE, Unit, split_unit
 
 OPENING = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle"}

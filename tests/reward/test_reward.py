@@ -21,7 +21,7 @@ pytest.importorskip("math_verify")
 
 from grail_verl import reward
 from grail_verl.reward import compute_score, grader
-from grail_verl.reward.latex import cleaned
+from grail_verl.reward.spelling import cleaned
 
 KEYS = ["score", "acc", "answer_found", "grading_failed"]
 TOWER = "9^{9^{9^{9}}}"  # for ever, in one multiplication inside C code
