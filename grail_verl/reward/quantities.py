@@ -46,10 +46,8 @@ def _percents(in_truth: bool, in_answer: bool, truth) -> list[tuple]:
 
 
 def _same_numbers(truth: tuple[str, ...], one, in_truth, answer: tuple[str, ...], other, in_answer) -> bool:
-    if (in_truth, in_answer) == (1, 1) and equal(one, other):
-        return True
     if not all(isinstance(number, sympy.Expr) and number.is_number for number in (one, other)):
-        return False
+        return (in_truth, in_answer) == (1, 1) and equal(one, other)
     one, other = one * in_truth, other * in_answer
     return (
         equal(one, other)

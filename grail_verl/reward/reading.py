@@ -87,9 +87,9 @@ def _chosen(part: list[str]) -> tuple[str, list[str]] | None:
     letter, sign, content = part[start : start + 1], part[start + 1 : start + 2], part[start + 2 :]
     if not (content and letter[0] in LETTERS and sign[0] in ((")",) if start else _ENDS)):
         return None
-    others = any(token in LETTERS and after in _ENDS for token, after in itertools.pairwise([*content, ")"]))
+    others = any(token in LETTERS and after in _ENDS for token, after in itertools.pairwise(content))
     goes_on = content[0] in _CONTINUING or isinstance(content[0], Word) and content[0] in ("and", "or")
-    return None if others or goes_on else (letter[0], content)
+    return None if others or goes_on or (len(content) == 1 and content[0] in LETTERS) else (letter[0], content)
 
 
 _ENDS = (")", ".", ":")
