@@ -9,7 +9,17 @@ from collections.abc import Callable
 
 import sympy
 
-from grail_verl.reward.parts import INEQUALITIES, Bracket, Relation, Several, Value, is_name
+from grail_verl.reward.parts import (
+    INEQUALITIES,
+    Bracket,
+    Choice,
+    Operation,
+    Qualified,
+    Relation,
+    Several,
+    Value,
+    is_name,
+)
 from grail_verl.reward.quantities import are_unequal_numbers, is_rounded
 from grail_verl.reward.sets import real_set, same_sets, variables
 from grail_verl.reward.values import Unread, is_zero, value
@@ -102,14 +112,24 @@ def same_relations(truth: Relation, answer: Relation, same: Same) -> bool:
 
 
 def is_solved(part) -> bool:
-    """No inequality is left to be solved: in each a variable stands alone on a side, or its absolute value does."""
-    if isinstance(part, Several):
-        return all(map(is_solved, part.items))
-    if not isinstance(part, Relation) or not set(part.signs) <= INEQUALITIES:
-        return True
-    for name in part.names:
+    """No inequality is left to be solved: that would be the question."""
+    match part:
+        case Several() | Operation():
+            return all(map(is_solved, part.items))
+        case Qualified():
+            return is_solved(part.part)
+        case Choice():
+            return is_solved(part.content)
+        case Relation() if set(part.signs) <= INEQUALITIES:
+            return _stands_alone(part)
+    return True
+
+
+def _stands_alone(relation: Relation) -> bool:
+    """A side is a variable or its absolute value, which the other sides are without."""
+    for name in relation.names:
         bare = name[1:-1] if name[0] == name[-1] == "|" and len(name) > 2 else name
-        others = [other for other in part.names if other != name]
+        others = [other for other in relation.names if other != name]
         if is_name(bare) and "^" not in bare and not any(bare[0] in other for other in others):
             return True
     return False
