@@ -55,10 +55,11 @@ def agent_loop(module: ModuleType) -> None:
         async def compute_score(self, outputs, kwargs):
             if not is_graded_here(self.config):
                 return await original(self, outputs, kwargs)
+            from grail_verl.hook.truncation import written
             from grail_verl.reward.manager import MASK  # needs math-verify
 
             for output in outputs:
-                output.extra_fields[MASK] = list(output.response_mask)
+                output.extra_fields[MASK] = list(written(output.response_mask))
             try:
                 return await original(self, outputs, kwargs)
             finally:

@@ -4,7 +4,8 @@
 
 First on the data's way, at the rollout, and whatever the advantage estimator: verl has no such setting. The response
 mask of a response that ran into the length limit is 0 throughout. Its reward still counts in its group's mean, and its
-row in the rows that Dr.GRPO divides by, as where TRL masks truncated completions.
+row in the rows that Dr.GRPO divides by, as where TRL masks truncated completions. So that it can be graded, the mask of
+zeros still knows what the policy wrote.
 """
 
 import functools
@@ -18,6 +19,19 @@ from verl.utils.fs import copy_to_local
 from verl.utils.model import get_generation_config
 
 
+class Untrained(list):
+    """A response mask of zeros, and the one in whose place it is."""
+
+    def __init__(self, written: list[int]):
+        super().__init__([0] * len(written))
+        self.written = written
+
+
+def written(response_mask: list[int]) -> list[int]:
+    """1 for each token of the policy's, trained on or not."""
+    return response_mask.written if isinstance(response_mask, Untrained) else response_mask
+
+
 @register("mask_truncated_agent")
 class MaskTruncatedAgentLoop(SingleTurnAgentLoop):
     """verl's single turn, in which the policy is not trained on a response without an end."""
@@ -25,7 +39,7 @@ class MaskTruncatedAgentLoop(SingleTurnAgentLoop):
     async def run(self, sampling_params: dict[str, Any], **kwargs) -> AgentLoopOutput:
         output = await super().run(sampling_params, **kwargs)
         if is_truncated(output.response_ids, len(output.prompt_ids), self.config.actor_rollout_ref, self.tokenizer):
-            output.response_mask = [0] * len(output.response_mask)
+            output.response_mask = Untrained(output.response_mask)
         return output
 
 

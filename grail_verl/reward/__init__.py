@@ -5,7 +5,7 @@ At the head of the data's way: *response → reward* → advantages, which the r
 says what is equal to what.
 
     compute_score ── a truth and an answer ──> grader.py, a process apart, under the kernel's limits:
-        latex.py (text → tokens) → reading.py (→ parts) → values.py (→ values) → verdict.py
+        spelling.py, latex.py (text → tokens) → reading.py (→ parts) → values.py (→ values) → verdict.py
 
 truths.py checks the ground truths before Ray starts, manager.py leaves out what the policy did not write.
 """
@@ -86,5 +86,3 @@ def truth_text(ground_truth, data_source) -> str:
 def _last_box(text: str) -> str | None:
     boxes = complete_boxes(content := text.encode("utf-8", "surrogatepass"))
     return content[max(boxes)[1] + 1 : max(boxes)[2]].decode("utf-8", "surrogatepass") if boxes else None
-
-

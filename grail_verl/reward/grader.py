@@ -32,7 +32,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
-from grail_verl.reward.latex import cleaned
+from grail_verl.reward.spelling import cleaned
 
 GRADERS = 2  # grading processes of a reward worker, of which verl starts reward.num_workers
 CPU_SECONDS = 3.0  # of processor time, which a busy node does not use up; an ordinary answer takes hundredths

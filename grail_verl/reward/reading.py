@@ -5,10 +5,24 @@ brackets, from the loosest to the closest: qualifiers ("for all n"), commas and 
 is left is one expression, which values.py parses when it is needed.
 """
 
-import re
-from dataclasses import dataclass
+import itertools
 
-from grail_verl.reward.latex import Word, cleaned, tokens, words_of
+from grail_verl.reward.latex import Word, tokens, words_of
+from grail_verl.reward.parts import (
+    LETTERS,
+    Based,
+    Bracket,
+    Choice,
+    Operation,
+    Phrase,
+    Qualified,
+    Ratio,
+    Relation,
+    Several,
+    Value,
+    is_name,
+)
+from grail_verl.reward.spelling import cleaned
 from grail_verl.reward.units import CURRENCY, DEGREE, Unit, split_unit
 
 OPENING = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle"}
@@ -20,97 +34,17 @@ RELATIONS = {"=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "
              r"\equiv": "==", r"\notin": "notin", r"\subset": "sub", r"\subseteq": "subeq", r"\sim": "sim",
              r"\Leftrightarrow": "<=>", r"\to": "->", r"\propto": "prop",
              r"\cong": "cong", r"\perp": "perp", r"\parallel": "par"}  # fmt: skip
-INEQUALITIES = {"<", ">", "<=", ">="}
 _TRIGONOMETRIC = {r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc"}
 _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_STOP_WORDS = {"is", "are", "the", "an", "a", "of", "be", "it", "its"}
+_STOP_WORDS = {"is", "are", "the", "an", "a", "of", "be", "it", "its", "exactly", "only"}
 _SETS = {
     ("no", "solution"): r"\emptyset", ("no", "solutions"): r"\emptyset", ("no", "real", "solutions"): r"\emptyset",
     ("no", "real", "solution"): r"\emptyset", ("empty", "set"): r"\emptyset", ("none",): r"\emptyset",
-    ("all", "real", "numbers"): "R", ("all", "reals"): "R", ("real", "numbers"): "R", ("all", "integers"): "Z",
+    ("all", "real", "numbers"): "R", ("all", "real"): "R", ("all", "reals"): "R", ("real", "numbers"): "R",
+    ("all", "integers"): "Z",
 }  # fmt: skip
 _NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _ALL = {"all", "any", "every", "each", "some"}
-
-
-@dataclass(frozen=True)
-class Value:
-    """One expression, perhaps with a unit."""
-
-    tokens: tuple[str, ...]
-    unit: Unit = ()
-
-
-@dataclass(frozen=True)
-class Several:
-    """Answers whose order does not matter: a list, or a set in braces. `joined` is "," or the word between them."""
-
-    items: tuple
-    joined: str = ","
-
-
-@dataclass(frozen=True)
-class Bracket:
-    """A point, vector or interval."""
-
-    left: str
-    items: tuple
-    right: str
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Sides and the relations between them; `names` are the tokens of each side."""
-
-    sides: tuple
-    signs: tuple[str, ...]
-    names: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """Words and the parts between them."""
-
-    parts: tuple
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The letter of a multiple choice and what it stands for."""
-
-    letter: str
-    content: object
-
-
-@dataclass(frozen=True)
-class Operation:
-    """Sets joined or taken away."""
-
-    sign: str
-    items: tuple
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Two numbers or more with colons between; two may be a time of day."""
-
-    items: tuple
-
-
-@dataclass(frozen=True)
-class Based:
-    """Digits in a base."""
-
-    digits: str
-    base: str
-
-
-@dataclass(frozen=True)
-class Qualified:
-    """A part, and for which values it is meant."""
-
-    part: object
-    qualifiers: tuple
 
 
 def read(text: str, other: str = ""):
@@ -133,11 +67,11 @@ def _read(part: list[str]):
         part = part[:-1]
     if not part:
         raise ValueError("empty")
-    is_choice = len(part) > 3 and part[0] == "(" and part[2] == ")" and part[1] in tuple("ABCDEFGH")
-    if is_choice and part[3] not in ("^", "+", "-", "=", "/", r"\cdot", r"\cup", r"\cap", ",", "_", "!"):
-        return Choice(part[1], _read(part[3:]))
-    if len(part) > 2 and part[0] in tuple("ABCDE") and part[1] in (".", ":"):
-        return Choice(part[0], _read(part[2:]))
+    if part[0] in ("option", "choice", "answer") and isinstance(part[0], Word) and len(part) > 1:
+        letter = [token for token in part[1:] if token not in ("(", ")", "is")]
+        part = letter if len(letter) == 1 and letter[0] in LETTERS else part
+    if chosen := _chosen(part):
+        return Choice(chosen[0], _read(chosen[1]))
     part, qualifiers = _qualifiers(part)
     listed, joined = _split(part, {",", ";", "and", "or", r"\vee", r"\wedge"})
     listed = [item for item in listed if item]
@@ -147,14 +81,36 @@ def _read(part: list[str]):
     return Qualified(element, tuple(map(_read, qualifiers))) if qualifiers else element
 
 
+def _chosen(part: list[str]) -> tuple[str, list[str]] | None:
+    """(B) 27, B. 27, B: 27 or B) 27 as the letter and what it stands for. Of (A) 5 (B) 6 none is chosen."""
+    start = int(part[0] == "(")
+    letter, sign, content = part[start : start + 1], part[start + 1 : start + 2], part[start + 2 :]
+    if not (content and letter[0] in LETTERS and sign[0] in ((")",) if start else _ENDS)):
+        return None
+    others = any(token in LETTERS and after in _ENDS for token, after in itertools.pairwise(content))
+    goes_on = content[0] in _CONTINUING or isinstance(content[0], Word) and content[0] in ("and", "or")
+    return None if others or goes_on or (len(content) == 1 and content[0] in LETTERS) else (letter[0], content)
+
+
+_ENDS = (")", ".", ":")
+_CONTINUING = {"^", "+", "=", "/", r"\cdot", r"\cup", r"\cap", ",", "_", "!"}
+
+
 def _qualifiers(part: list[str]) -> tuple[list[str], list[list[str]]]:
-    """What stands before "for all …", "where …", and that."""
+    """What stands before "for all …", "where …", "because …", and that."""
     for index, token in enumerate(part):
         after = part[index + 1] if index + 1 < len(part) else ""
-        begins = (token == "for" and after in _ALL) or token in ("where", r"\forall")
+        begins = (token == "for" and after in _ALL) or token in ("where", "since", "because", r"\forall")
         if index and begins and _depth(part[:index]) == 0:
             rest = [word for word in part[index + 1 :] if word not in _ALL]
+            others = _split(rest, {",", ";", "and", "or"})[0][1:]
+            if any({"for", "where"} & set(other[1:]) for other in others):
+                break  # 5 for all x > 0, 6 for all x < 0 are two answers
             return _without_comma(part[:index]), [rest] if rest else []
+    depths = itertools.accumulate(_DEPTH.get(token, 0) for token in reversed(part))
+    start = len(part) - 1 - next((n for n, depth in enumerate(depths) if depth == 0), 0)
+    if start and part[start + 2 : start + 4] == [r"\in", r"\mathbb"]:  # 2\pi k (k \in \mathbb{Z})
+        return _without_comma(part[:start]), [part[start + 1 : -1]]
     return part, []
 
 
@@ -200,6 +156,8 @@ def _element(part: list[str]):
     if not part:
         raise ValueError("nothing follows")
     sides, signs = _split(part, set(RELATIONS))
+    if signs == ["="] and all(sides) and is_name(tuple(sides[1])) and not is_name(tuple(sides[0])):  # 5 = x
+        sides.reverse()
     if len(signs) == 1 and signs[0] == r"\approx" and not sides[0]:  # ≈ 3.14
         return _element(sides[1])
     if not signs and len(part) > 2 and isinstance(part[0], Word):  # Area: 5
@@ -232,7 +190,8 @@ def _unscaled(part: list[str]) -> list[str]:
 
 
 def _is_label(side: list[str]) -> bool:
-    return isinstance(side[0], Word) or not any(isinstance(token, Word) for token in side)
+    event = side[1:2] == ["("] and _matching(side, 1) == len(side) - 1  # P(the sum is even)
+    return isinstance(side[0], Word) or event or not any(isinstance(token, Word) for token in side)
 
 
 def _is_word(token: str) -> bool:
@@ -301,8 +260,10 @@ def _as_letters(unit: Unit) -> list[str]:
 
 def _bracketed(part: list[str], unit: Unit):
     inside = part[1:-1]
-    if not inside:
+    if not inside and part[0] == r"\{":
         return Value((r"\emptyset",))
+    if not inside:
+        raise ValueError("nothing in brackets")
     items, commas = _split(inside, {",", ";"})
     if part[0] == r"\{":
         if part[-1] != r"\}":
@@ -338,9 +299,11 @@ def _phrase(part: list[str]):
         return Value((str(_NUMBERS.index(parts[0])),))
     if tuple(parts) == ("dne",):
         parts = ["does", "not", "exist"]
+    if len(parts) > 1 and isinstance(parts[-1], Value) and is_name(parts[-1].tokens) and tuple(parts[:-1]) in _SETS:
+        parts = parts[:-1]  # all real x
     if found := _SETS.get(tuple(parts)):
         return Value((found,) if found[0] == "\\" else (r"\mathbb", "{", found, "}"))
-    return Phrase(tuple(parts))
+    return parts[0] if len(parts) == 1 and not isinstance(parts[0], str) else Phrase(tuple(parts))
 
 
 def _signed(part: list[str]) -> list[list[str]]:
@@ -388,18 +351,3 @@ def _matching(part: list[str], start: int) -> int:
         if depth == 0:
             return index
     raise ValueError(f"a {part[start]} that does not close")
-
-
-def is_name(name: tuple[str, ...]) -> bool:
-    """A symbol, a function of symbols, capitals (AB, the segment), or words: what an answer is the value of."""
-    if isinstance(name[0], Word):
-        return True
-    text = re.sub(r"[_^]\{[^{}]*(\{[^{}]*\})?[^{}]*\}|'", "", "".join(name))
-    text = re.sub(r"\\(?:mathit|mathcal|vec|hat|overline|tilde|dot|mathbb)\{(\\?\w+)\}", "x", text)
-    text = re.sub(r"\\[a-zA-Z]+", "x", text)
-    return bool(_NAME.fullmatch(text))
-
-
-_NAME = re.compile(
-    r"[a-zA-Z](\([\w,+\-]+\)|\[[\w,+\-]+\])?|x?[A-Z]{2,4}|\[[A-Z]{3,}\]|\([a-zA-Z](,[a-zA-Z])*\)"
-)

@@ -85,6 +85,8 @@ outcome value possibility possibilities combination arrangement permutation hand
 sheet slice pizza candy candies pieces revolution rotation trip crayon
 """
 _COMPOUND = {"mph": {"mile": 1, "hour": -1}, "kmh": {"km": 1, "hour": -1}, "kph": {"km": 1, "hour": -1}}
+_ADJECTIVES = {"positive", "distinct", "different", "possible", "ordered", "total"}
+_LENGTHS = {"mm", "cm", "dm", "m", "km", "nm", "inch", "foot", "yard", "mile", "unit"}
 _MODIFIERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
 _NAMES = {name: line.split()[0] for line in _TABLE.strip().splitlines() for name in line.split()}
@@ -129,7 +131,7 @@ def _unit(tokens: list[str], is_word) -> Unit | None:
         if token in ("/", "per") and index > 1:
             sign = -1
             continue
-        if token == r"\cdot" and index > 1:
+        if (token == r"\cdot" and index > 1) or (is_word(token) and token in _ADJECTIVES):
             continue
         if is_word(token) and token in _MODIFIERS and index < len(tokens):
             scale = _MODIFIERS[token]
@@ -141,7 +143,7 @@ def _unit(tokens: list[str], is_word) -> Unit | None:
         if name == "degree" and index < len(tokens) and tokens[index] in ("C", "F", "K"):
             name += tokens[index]
             index += 1
-        if name is None:
+        if name is None or (scale > 1 and name not in _LENGTHS):
             return None
         power, index = _power(tokens, index)
         if power is None:

@@ -24,9 +24,28 @@ if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):  # forgotten for Hydra's ant
     PSParser.AtomContext.FUNC_GAMMA = lambda self: None
 
 DIGITS = 120
+
+
+class _Divisor(sympy.Function):
+    """The greatest common divisor of integers. sympy's own takes symbols for polynomials, whose divisor is 1."""
+
+    of_integers = staticmethod(sympy.igcd)
+
+    @classmethod
+    def eval(cls, *numbers):
+        if all(number.is_Integer for number in numbers):
+            return sympy.Integer(cls.of_integers(*numbers))
+        ordered = sorted(numbers, key=sympy.default_sort_key)
+        return None if list(numbers) == ordered else cls(*ordered)
+
+
+class _Lcm(_Divisor):
+    of_integers = staticmethod(sympy.ilcm)
+
+
 FUNCTIONS = {
     "zeta": sympy.zeta, "Gamma": sympy.gamma, "erf": sympy.erf, "erfc": sympy.erfc, "sgn": sympy.sign,
-    "coth": sympy.coth, "sech": sympy.sech, "csch": sympy.csch, "lcm": sympy.lcm, "Re": sympy.re, "Im": sympy.im,
+    "coth": sympy.coth, "sech": sympy.sech, "csch": sympy.csch, "lcm": _Lcm, "Re": sympy.re, "Im": sympy.im,
 }  # fmt: skip
 INTEGERS = frozenset({"n", "k", "m", "N"})
 
@@ -38,6 +57,9 @@ class Unread(ValueError):
 class _Converter(_Latex2Sympy):
     def parse_number(self, text: str):
         return sympy.Rational(text.replace(",", ""))
+
+    def handle_gcd_lcm(self, f, args):
+        return {"gcd": _Divisor, "lcm": _Lcm}[f](*args)
 
     def convert_postfix_list(self, arr, i=0):
         """What stands side by side is multiplied; the parent adds 3(4), as if it were a mixed number."""
@@ -88,6 +110,8 @@ def _names(tokens: list[str], calls: list[tuple[str, list[str]]]) -> list[str]:
                 out.append(token)
                 continue
             name = token.removeprefix("\\")
+        elif token == "'":  # of a number or a bracket: feet, or a derivative
+            raise Unread(tokens)
         else:
             out.append(token)
             if token in (r"\max", r"\min", r"\gcd") and after == r"\{":
@@ -232,8 +256,19 @@ def is_zero(difference) -> bool:
     if not symbols:
         return _is_zero_number(difference)
     if {symbol.name for symbol in symbols} <= INTEGERS:
-        return _zero_at(difference, symbols, _INTEGER_POINTS)
-    return _zero_at(difference, symbols, _POINTS)
+        # what a binomial coefficient of negative numbers is, is a convention
+        points = _INTEGER_POINTS if not difference.has(sympy.binomial) else [p for p in _INTEGER_POINTS if min(p) > 0]
+        return _zero_at(difference, symbols, points + _FAR_INTEGER_POINTS * _bends(difference))
+    if difference.has(sympy.floor, sympy.ceiling) and not _zero_at(difference, symbols, _INTEGER_POINTS):
+        return False
+    return _zero_at(difference, symbols, _POINTS + _FAR_POINTS * _bends(difference))
+
+
+def _bends(expression) -> bool:
+    """It may be another formula far away, as |x - 50| is."""
+    powers = [power for power in expression.atoms(sympy.Pow) if power.base.free_symbols]
+    roots = any(power.exp.is_Rational and not power.exp.is_Integer for power in powers)
+    return roots or expression.has(sympy.Abs, sympy.Max, sympy.Min)
 
 
 def _is_zero_number(number) -> bool | None:
@@ -257,10 +292,17 @@ _POINTS = [[sympy.Rational(*pair) for pair in pairs] for pairs in (
     [(-13, 53), (-127, 59), (61, 73), (-47, 17), (-89, 97), (53, 23)],
     [(-307, 41), (-11, 67), (-37, 83), (113, 31), (-79, 59), (-29, 71)],
 )]  # fmt: skip
+_FAR_POINTS = [[sympy.Rational(*pair) for pair in pairs] for pairs in (
+    [(811703, 61), (-500303, 37), (600701, 29), (-400109, 19), (900103, 47), (-700103, 53)],
+    [(-997303, 83), (791907, 41), (-300101, 13), (550101, 23), (-800903, 59), (621107, 43)],
+)]  # fmt: skip
 _INTEGER_POINTS = [[sympy.Integer(n) for n in row] for row in (
     [7, 4, 3, 2], [12, 5, 7, 3], [10, 9, 2, 5], [9, 2, 8, 6], [5, 3, 4, 1], [16, 8, 11, 7], [-3, 2, -5, 4],
     [-4, -1, 6, -7],
 )]  # fmt: skip
+_FAR_INTEGER_POINTS = [
+    [sympy.Integer(n) for n in row] for row in ([11003, 8009, 13007, 9001], [7001, 12007, 8011, 1409])
+]
 
 
 def _zero_at(difference, symbols, points) -> bool:

@@ -16,8 +16,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("math_verify")
 
+from composed import composed
 from tensordict import TensorDict
+from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, AgentLoopWorker
 from verl.protocol import DataProto
+from verl.tools.function_tool import FUNCTION_TOOL_REGISTRY, function_tool
+from verl.utils.dataset.rl_dataset import RLHFDataset
+from verl.workers.rollout.replica import TokenOutput
 
 from grail_verl.credit.answer import AnswerLocator
 from grail_verl.reward import compute_score, ending
@@ -165,29 +170,89 @@ def test_a_fault_in_a_worker_ends_the_process_that_started_ray():
     assert "grail_verl.reward ends the run: no grader today" in done.stderr
 
 
+async def graded_here(data: DataProto) -> dict:
+    manager = PolicyRewardManager(SimpleNamespace(), TOKENIZER, compute_score)
+    manager.loop = asyncio.get_running_loop()
+    return await manager.run_single(data)
+
+
+def agent_loop_worker(reward: str | None, *overrides: str):
+    """verl's own AgentLoopWorker, whose reward worker is called without Ray."""
+    worker = AgentLoopWorker.__new__(AgentLoopWorker)
+    worker.config = composed(f"reward.custom_reward_function.path={reward or 'null'}", *overrides)
+    worker.rollout_config = worker.config.actor_rollout_ref.rollout
+    worker.tokenizer, worker.processor, worker.mm_processor_kwargs = TOKENIZER, None, {}
+    worker.hf_model_type, worker.dataset_cls, worker.distillation_enabled = "qwen3", RLHFDataset, False
+    worker.reward_loop_worker_handles = [SimpleNamespace(compute_score=SimpleNamespace(remote=graded_here))]
+    return worker
+
+
+COLUMNS = {"data_source": "tools", "reward_model": {"ground_truth": "7"}, "extra_info": {"index": 0}}
+
+
 @pytest.mark.parametrize("path, score", [("pkg://grail_verl.reward", 0.0), (None, 1.0)])
 def test_verls_agent_loop_hands_over_the_mask(path, score):
-    """verl's own AgentLoopWorker, whose reward worker is called without Ray. Another reward is left as verl has it."""
-    from composed import composed
-    from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, AgentLoopWorker
-
+    """Another reward is left as verl has it."""
     sent = response((r"I ask. ", 1), (r"It is \boxed{7}.", 0))
-    mask = sent.non_tensor_batch["tool_extra_fields"][0][MASK]
     output = AgentLoopOutput(
-        prompt_ids=[3, 4, 5], response_ids=sent.batch["responses"][0].tolist(), response_mask=mask,
+        prompt_ids=[3, 4, 5],
+        response_ids=sent.batch["responses"][0].tolist(),
+        response_mask=sent.non_tensor_batch["tool_extra_fields"][0][MASK],
         metrics=AgentLoopMetrics(),
-    )  # fmt: skip
-
-    async def grade(data):
-        manager = PolicyRewardManager(SimpleNamespace(), TOKENIZER, compute_score)
-        manager.loop = asyncio.get_running_loop()
-        return await manager.run_single(data)
-
-    worker = AgentLoopWorker.__new__(AgentLoopWorker)
-    worker.config = composed(f"reward.custom_reward_function.path={path or 'null'}")
-    worker.processor, worker.mm_processor_kwargs = None, {}
-    worker.reward_loop_worker_handles = [SimpleNamespace(compute_score=SimpleNamespace(remote=grade))]
-    columns = {"data_source": "tools", "reward_model": {"ground_truth": "7"}, "extra_info": {"index": 0}}
-    asyncio.run(worker._compute_score([output], kwargs=columns))
+    )
+    asyncio.run(agent_loop_worker(path)._compute_score([output], kwargs=COLUMNS))
     assert output.reward_score == score
     assert MASK not in output.extra_fields
+
+
+def rolled_out(agent: str, reward: str | None, turns: list[str], *overrides: str):
+    """A response of verl's own agent loop, with a stand-in for the server that says the policy's turns."""
+    said = iter(turns)
+
+    async def generate(**request):
+        ids = TOKENIZER.encode(next(said))
+        return TokenOutput(token_ids=ids, log_probs=[-1.0] * len(ids), stop_reason="completed")
+
+    async def run():
+        worker = agent_loop_worker(reward, "actor_rollout_ref.rollout.name=vllm", *overrides)
+        worker.llm_client, worker.tools = SimpleNamespace(generate=generate), [FUNCTION_TOOL_REGISTRY["oracle"]]
+        trajectory = {"step": 0, "sample_index": 0, "rollout_n": 0, "validate": False}
+        prompt = [{"role": "user", "content": "3 + 4"}]
+        return await worker._run_agent_loop({}, trajectory, agent_name=agent, trace=False, raw_prompt=prompt, **COLUMNS)
+
+    return asyncio.run(run())
+
+
+@function_tool
+def oracle() -> str:
+    """Knows the truth, and boxes it."""
+    return r"It is \boxed{7}."
+
+
+ASKS = '<tool_call>{"name": "oracle", "arguments": {}}</tool_call><|im_end|>'
+
+
+@pytest.mark.parametrize(
+    "reward, last, score",
+    [
+        ("pkg://grail_verl.reward", "Thanks.<|im_end|>", 0.0),
+        ("pkg://grail_verl.reward", r"So \boxed{7}<|im_end|>", 1.0),
+        (None, "Thanks.<|im_end|>", 1.0),  # as verl grades: the tool's box
+    ],
+)
+def test_a_tool_that_boxes_the_truth_earns_nothing(reward, last, score):
+    """verl's own tool agent, with a tool of verl's."""
+    output = rolled_out("tool_agent", reward, [ASKS, last], "actor_rollout_ref.rollout.multi_turn.enable=True")
+    text = TOKENIZER.decode(output.response_ids[0])
+    assert r"It is \boxed{7}." in text and text.index("oracle") < text.index("It is")
+    assert output.reward_score == score
+
+
+def test_a_truncated_response_is_graded_all_the_same():
+    """mask_truncated_agent keeps it out of the loss, not out of its group's mean."""
+    said = r"So \boxed{7}. " + "3 + 4 = 7, so " * 20
+    output = rolled_out(
+        "mask_truncated_agent", "pkg://grail_verl.reward", [said], "actor_rollout_ref.rollout.response_length=48"
+    )
+    assert not output.response_mask.any()
+    assert output.reward_score == 1.0

@@ -21,7 +21,7 @@ pytest.importorskip("math_verify")
 
 from grail_verl import reward
 from grail_verl.reward import compute_score, grader
-from grail_verl.reward.latex import cleaned
+from grail_verl.reward.spelling import cleaned
 
 KEYS = ["score", "acc", "answer_found", "grading_failed"]
 TOWER = "9^{9^{9^{9}}}"  # for ever, in one multiplication inside C code
@@ -222,6 +222,13 @@ def test_long_answers_are_not_parsed(text):
     text = text * (1_000_000 // len(text))
     assert list(compute_score("test", boxed(text), "5").values()) == [0, 0, 1, 0]  # no limit was met
     assert compute_score("test", boxed(text + "7"), text + "7")["score"] == 1.0
+
+
+@pytest.mark.parametrize("answer", [r"0.\overline{%s}", "%s", r"\frac{%s}{7}", "0.%s", "7e%s", r"%s\text{ cm}"])
+def test_a_number_longer_than_python_converts_is_wrong_and_no_fault(answer):
+    """Such an answer is let through where a truth is long itself; a fault would end the run."""
+    truth = "x+" * 2500 + "1"
+    assert compute_score("test", boxed(answer % ("3" * 4500)), truth)["score"] == 0.0
 
 
 @pytest.mark.parametrize("nested", ["(%s)", "{%s}", r"\sqrt{%s}", r"\frac{1}{1+%s}"])

@@ -97,7 +97,7 @@ def cases() -> list[tuple[str, str, str, bytes]]:
         rows += [(RIGHT, truth, right), (WRONG, truth, wrong)]
     for family in QUICK:
         rows += [(HOSTILE, honest(draw)[0], family(draw, draw.randint(1, 60))) for _ in range(52)]
-    rows += [(HOSTILE, "7", answer) for answer in SLOW]
+    rows += [(HOSTILE, r"\sum_{n=1}^{3} n", answer) for answer in SLOW]  # next to a sum, sums are computed as well
     draw.shuffle(rows)
     return rows
 

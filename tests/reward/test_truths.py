@@ -58,14 +58,24 @@ def test_prose_is_counted_and_shown(tmp_path, capsys):
     file = write(tmp_path / "a.jsonl", ["7", "7", r"\frac{1}{2}", r"[0,1)", r"\text{even}", 3.5, PROSE, r"x^{2"])
     truths.check([file])
     told = capsys.readouterr().out
-    assert "8 ground truths are there; read 7 of 7 distinct ones" in told and "nothing is read from 2" in told
+    assert "8 ground truths are there, 7 distinct ones of 7 forms" in told
+    assert "read 7 of 7 forms" in told and "nothing is read from 2" in told
     assert f"{file} row 6: {PROSE[:100]!r}" in told and f"{file} row 7: 'x^{{2'" in told
+
+
+def test_truths_that_differ_in_digits_are_read_once(tmp_path, capsys):
+    """A file of ordinary truths: thousands of distinct ones would take a minute on two cores."""
+    rows = [rf"{n}\sqrt{{{n + 1}}}" for n in range(100, 900)] + [f"{PROSE} {n}" for n in range(10, 20)]
+    truths.check([write(tmp_path / "a.jsonl", rows)])
+    told = capsys.readouterr().out
+    assert "810 distinct ones of 2 forms" in told and "read 2 of 2 forms" in told
+    assert "nothing is read from 10 distinct truths" in told and "a.jsonl row 800" in told
 
 
 def test_time_for_reading_is_limited(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(truths, "SECONDS", 0.0)
-    truths.check([write(tmp_path / "a.jsonl", ["7", "x+1", "x+2"])])
-    assert "read 1 of 3 distinct ones" in capsys.readouterr().out  # the one that is seen to be a number
+    truths.check([write(tmp_path / "a.jsonl", ["7", "x+1", "y+2"])])
+    assert "read 1 of 3 forms" in capsys.readouterr().out  # the one that is seen to be a number
 
 
 def test_what_is_no_local_file_is_told(capsys):
