@@ -3,6 +3,7 @@
     launch.py        a config before Ray starts: checks, and the options' way to the workers
     patches.py       what verl has no extension point for
     estimator.py     the name `grail`, by which the hook is switched on
+    loss.py          losses in which the weights would be lost
     worker.py        the hook, step by step; batch.py verl's data, engine_pass.py the pass, metrics.py, dump.py
     failure.py       a rank that fails ends the others too
     truncation.py    an agent loop that masks truncated responses

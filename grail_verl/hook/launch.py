@@ -6,6 +6,7 @@
 which GRAIL is off.
 """
 
+import copy
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,7 @@ def prepare(config: DictConfig) -> None:
     rule = Rule(options)
     rule.refuse_unread(section or {})
     _refuse_unserved(config, rule)
+    _refuse_lost_weights(config)
     if options.dump_dir is not None:
         options = replace(options, dump_dir=_dump_folder(options.dump_dir))
     with open_dict(config):
@@ -105,3 +107,24 @@ def _refuse_unserved(config: DictConfig, rule: "Rule") -> None:
             "algorithm.adv_estimator=grail is not served by verl's experimental trainers (one_step_off_policy, "
             "fully_async_policy); allowed: python -m verl.trainer.main_ppo"
         )
+
+
+def _refuse_lost_weights(config: DictConfig) -> None:
+    """Losses in which the weights would change nothing."""
+    distillation = config.get("distillation") or {}
+    if distillation.get("enabled", False) and not distillation.distillation_loss.use_task_rewards:
+        raise ValueError(
+            "distillation.distillation_loss.use_task_rewards=False is not allowed with algorithm.adv_estimator=grail: "
+            "it leaves out the policy loss, in which the weights are; allowed: True"
+        )
+    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
+    from verl.utils.config import omega_conf_to_dataclass
+
+    from grail_verl.hook.loss import refuse_blind
+
+    actor = copy.deepcopy(config.actor_rollout_ref.actor)
+    if actor.policy_loss.loss_mode not in POLICY_LOSS_REGISTRY:  # the worker may know it, and asks it then
+        return
+    with open_dict(actor):
+        actor.use_dynamic_bsz = True  # the sizes of batches are verl's to check
+    refuse_blind(omega_conf_to_dataclass(actor))

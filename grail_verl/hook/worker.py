@@ -4,6 +4,7 @@ The whole of the data's way in training: options → responses → answers → s
 once per rollout batch, before the first mini-batch of verl's update, on the data that update is given.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from omegaconf import OmegaConf
@@ -20,6 +21,7 @@ from grail_verl.hook.batch import read, write_advantages
 from grail_verl.hook.dump import dump_of
 from grail_verl.hook.engine_pass import PassSettings, batch_scores
 from grail_verl.hook.failure import ends_on_every_rank
+from grail_verl.hook.loss import refuse_blind
 from grail_verl.hook.metrics import credit_metrics
 
 
@@ -48,6 +50,12 @@ class GrailTrainingWorker(TrainingWorker):
         super().__init__(config)
         self.answer_locator = AnswerLocator(self.model_config.tokenizer, grail.occurrence)
         self.dump = dump_of(grail, self.rule, self.model_config.tokenizer, self.answer_locator, self.engine)
+
+    def set_loss_fn(self, loss_fn: Callable) -> None:
+        """Raises ValueError: verl's loss, of a policy loss that loses the weights."""
+        if isinstance(loss_fn, partial) and "config" in loss_fn.keywords:  # as verl hands over each of its own
+            refuse_blind(loss_fn.keywords["config"])
+        super().set_loss_fn(loss_fn)
 
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         metrics = self.reweight_advantages(data)
