@@ -72,7 +72,5 @@ def _gradient(actor: "ActorConfig", weights_T: Tensor) -> Tensor:
     sizes = {"dp_size": 1, "batch_num_tokens": 2 * length, "global_batch_size": 2}
     packed = 2 * (PROMPT + length)
     log_probs = torch.full((packed,), -0.5, dtype=torch.float64, requires_grad=True)
-    loss, _ = ppo_loss(
-        actor, {"log_probs": log_probs}, tu.get_tensordict(fields, non_tensor_dict=sizes), dp_group=None
-    )
+    loss, _ = ppo_loss(actor, {"log_probs": log_probs}, tu.get_tensordict(fields, non_tensor_dict=sizes), dp_group=None)
     return torch.autograd.grad(loss, log_probs)[0]

@@ -58,8 +58,13 @@ def token_gradients(name: str, weights: list[float], moved: list[float]) -> torc
     log_probs = (old + torch.tensor(moved)).requires_grad_()
     mask = torch.tensor([MASK] * 2, dtype=torch.bool)
     loss, _ = get_policy_loss_fn(name)(
-        old_log_prob=old, log_prob=log_probs, advantages=torch.tensor([[1.5], [-0.5]]) * torch.tensor(weights),
-        response_mask=mask, loss_agg_mode="token-mean", config=config, rollout_is_weights=None,
+        old_log_prob=old,
+        log_prob=log_probs,
+        advantages=torch.tensor([[1.5], [-0.5]]) * torch.tensor(weights),
+        response_mask=mask,
+        loss_agg_mode="token-mean",
+        config=config,
+        rollout_is_weights=None,
     )
     return torch.autograd.grad(loss, log_probs)[0]
 
@@ -112,11 +117,15 @@ OWN = {
     "averages a response": (lambda advantages, log_prob, mask: -advantages.mean(-1, True) * log_prob, True),
     "averages all": (lambda advantages, log_prob, mask: -advantages.mean() * log_prob.exp(), True),
     "trains on right ones alone": (lambda advantages, log_prob, mask: -advantages.clamp(min=0) * log_prob, False),
-    "whitens": (lambda advantages, log_prob, mask: -(advantages - advantages.mean()) / advantages.std() * log_prob,
-                False),
+    "whitens": (
+        lambda advantages, log_prob, mask: -(advantages - advantages.mean()) / advantages.std() * log_prob,
+        False,
+    ),
     "bounds": (lambda advantages, log_prob, mask: -advantages.tanh() * log_prob, False),
-    "draws tokens": (lambda advantages, log_prob, mask: -advantages * log_prob * (torch.rand(log_prob.shape) < 0.7),
-                     False),
+    "draws tokens": (
+        lambda advantages, log_prob, mask: -advantages * log_prob * (torch.rand(log_prob.shape) < 0.7),
+        False,
+    ),
 }
 
 
