@@ -4,6 +4,7 @@
     patches.py       what verl has no extension point for
     estimator.py     the name `grail`, by which the hook is switched on
     loss.py          losses in which the weights would be lost
+    packing.py       models that mix the rows of a packed micro-batch
     worker.py        the hook, step by step; batch.py verl's data, engine_pass.py the pass, metrics.py, dump.py
     failure.py       a rank that fails ends the others too
     truncation.py    an agent loop that masks truncated responses

@@ -89,12 +89,12 @@ def batch_scores(
     if scores_BT is None:
         indices = scored_B.nonzero().flatten().tolist()
         rows = rows_of(batch, indices, of_answer=score.needs_answer)
-        scores_BT = dense_scores(_pass(engine, rows, settings, score), indices, batch)
+        scores_BT = dense_scores(scores_by_pass(engine, rows, settings, score), indices, batch)
     return BatchScores(scores_BT, len(indices), time.perf_counter() - started)
 
 
-def _pass(engine, rows: list[Row], settings: PassSettings, score: Score) -> list[Tensor]:
-    """For each row, in order, float32 scores of its response tokens on the CPU.
+def scores_by_pass(engine, rows: list[Row], settings: PassSettings, score: Score) -> list[Tensor]:
+    """For each row, in order, float32 scores of its response tokens on the CPU; a collective call.
 
     The ranks agree on the number of micro-batches first, and one that has fewer takes part with a dummy row, because
     each forward and backward gathers sharded parameters."""

@@ -23,6 +23,7 @@ from grail_verl.hook.engine_pass import PassSettings, batch_scores
 from grail_verl.hook.failure import ends_on_every_rank
 from grail_verl.hook.loss import refuse_blind
 from grail_verl.hook.metrics import credit_metrics
+from grail_verl.hook.packing import refuse_mixed_rows
 
 
 class GrailTrainingWorker(TrainingWorker):
@@ -33,7 +34,7 @@ class GrailTrainingWorker(TrainingWorker):
         grail: the options.
 
     Raises:
-        NotImplementedError: a model that reads more than text.
+        NotImplementedError: a model that reads more than text; by `reset`, one that mixes packed rows.
         TypeError, ValueError: a tokenizer in whose tokens no answer can be located; a module of the user's own that
             cannot be imported here.
         OSError: `dump_dir` cannot be written.
@@ -50,6 +51,10 @@ class GrailTrainingWorker(TrainingWorker):
         super().__init__(config)
         self.answer_locator = AnswerLocator(self.model_config.tokenizer, grail.occurrence)
         self.dump = dump_of(grail, self.rule, self.model_config.tokenizer, self.answer_locator, self.engine)
+
+    def reset(self) -> None:
+        super().reset()
+        refuse_mixed_rows(self.engine)
 
     def set_loss_fn(self, loss_fn: Callable) -> None:
         """Raises ValueError: verl's loss, of a policy loss that loses the weights."""
