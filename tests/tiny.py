@@ -69,7 +69,7 @@ def model(
         initializer_range=0.2,
         **SIZES.get(architecture, {}),
     )
-    attention = "eager" if architecture == "gpt_oss" else "sdpa"  # which its sinks do without
+    attention = "eager" if architecture == "gpt_oss" else "sdpa"  # it has no other on a CPU
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
 
 

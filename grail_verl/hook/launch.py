@@ -2,17 +2,18 @@
 
 `verl.utils.config.validate_config` runs in main_ppo's process, before anything expensive; `patches.py` puts
 `prepare` in front of it, and of `run_ppo`, by which other entry points start. verl's workers are given
-`config.actor_rollout_ref` only, so the checked options travel there; a config without that section is a run in
-which GRAIL is off.
+`config.actor_rollout_ref`, a section that keeps its tie to the rest of the config when Ray pickles it: there they find
+the estimator and the checked options as they are when the trainer starts (`options_of_actor`).
 """
 
 import copy
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigKeyError
 
 from grail_verl.credit.config import SECTION, GrailConfig
 
@@ -24,17 +25,17 @@ STRATEGIES = ("fsdp", "fsdp2")
 
 
 def prepare(config: DictConfig) -> None:
-    """Checks the options of a run with `algorithm.adv_estimator=grail` and hands them to the workers.
+    """Checks the options of a run with `algorithm.adv_estimator=grail`, for loggers and for the workers.
 
-    Leaves any other config as it is. Afterwards `algorithm.grail` holds every option, so that loggers
-    record it, and `actor_rollout_ref.grail` holds the same. The section is a structured one: unpickling
-    it on a node where grail-verl is not installed fails there, instead of training without GRAIL.
+    Leaves any other config as it is. Afterwards `algorithm.grail` holds every option. The section is a structured one:
+    unpickling it on a node where grail-verl is not installed fails there, instead of training without GRAIL. One that
+    was prepared before, or was saved then and loaded, is checked again.
 
     Raises:
         ValueError: an option that is unknown or out of range, a module that cannot be imported, or a way to run
             verl that GRAIL does not serve; names the option, the value and what is allowed.
     """
-    if config.algorithm.adv_estimator != ESTIMATOR or is_prepared(config.algorithm):
+    if config.algorithm.adv_estimator != ESTIMATOR:
         return
     from grail_verl.credit.modules import absolute  # this module is imported wherever verl is, GRAIL on or off
     from grail_verl.credit.rule import Rule
@@ -45,14 +46,36 @@ def prepare(config: DictConfig) -> None:
     options = GrailConfig.from_options(section)
     options = replace(options, modules=[absolute(module) for module in options.modules])
     rule = Rule(options)
-    rule.refuse_unread(section or {})
+    rule.refuse_unread(_chosen(section or {}))
     _refuse_unserved(config, rule)
     _refuse_lost_weights(config)
-    if options.dump_dir is not None:
+    if options.dump_dir is not None and not is_prepared(config.algorithm):  # the legacy trainer's node may lack it
         options = replace(options, dump_dir=_dump_folder(options.dump_dir))
     with open_dict(config):
         config.algorithm.grail = OmegaConf.structured(options)
-        config.actor_rollout_ref.grail = OmegaConf.structured(options)
+
+
+def _chosen(section: dict) -> dict:
+    """What a user wrote of these options: of all of them, as `prepare` leaves them, those that are not the default."""
+    defaults = asdict(GrailConfig())
+    if section.keys() != defaults.keys():
+        return section
+    return {name: value for name, value in section.items() if value != defaults[name]}
+
+
+def options_of_actor(section: DictConfig) -> GrailConfig | None:
+    """The options that an actor is to train with; None where another estimator than `grail` is chosen.
+
+    Args:
+        section: verl's `actor_rollout_ref`, as a worker is given it.
+    """
+    try:
+        algorithm = OmegaConf.select(section, "..algorithm")
+    except ConfigKeyError:  # it came alone
+        return None
+    if algorithm is None or algorithm.adv_estimator != ESTIMATOR or not is_prepared(algorithm):
+        return None
+    return OmegaConf.to_object(algorithm.grail)
 
 
 def is_prepared(algorithm: DictConfig) -> bool:

@@ -1,7 +1,7 @@
-"""Whether a model keeps the rows of a packed micro-batch apart. With verl's `use_remove_padding` they lie one behind the
-other, told apart by position ids. Attention masks follow those; linear attention, state-space layers and convolutions
-read on across the border unless their kernels are told, and some models build their masks without. Their log-probs are
-wrong then, verl's own too, and so are scores.
+"""Whether a model keeps the rows of a packed micro-batch apart. With verl's `use_remove_padding` they lie one behind
+the other, told apart by position ids. Attention masks follow those; linear attention, state-space layers and
+convolutions read on across the border unless their kernels are told, and some models build their masks without. Their
+log-probs are wrong then, verl's own too, and so are scores.
 
 In the worker (worker.py), once the engine is there: which kernels there are, no config says.
 """

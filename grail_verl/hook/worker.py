@@ -7,7 +7,6 @@ once per rollout batch, before the first mini-batch of verl's update, on the dat
 from collections.abc import Callable
 from functools import partial
 
-from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import TrainingWorkerConfig
@@ -21,6 +20,7 @@ from grail_verl.hook.batch import read, write_advantages
 from grail_verl.hook.dump import dump_of
 from grail_verl.hook.engine_pass import PassSettings, batch_scores
 from grail_verl.hook.failure import ends_on_every_rank
+from grail_verl.hook.launch import options_of_actor
 from grail_verl.hook.loss import refuse_blind
 from grail_verl.hook.metrics import credit_metrics
 from grail_verl.hook.packing import refuse_mixed_rows
@@ -108,7 +108,7 @@ def actor_worker_class(worker):
         worker: the ActorRolloutRefWorker; its config is verl's `actor_rollout_ref` section.
 
     Returns:
-        verl's own TrainingWorker unless launch.prepare put GRAIL's options into the section.
+        verl's own TrainingWorker unless the rest of that config says `algorithm.adv_estimator=grail`.
     """
-    options = worker.config.get("grail")
-    return TrainingWorker if options is None else partial(GrailTrainingWorker, grail=OmegaConf.to_object(options))
+    options = options_of_actor(worker.config)
+    return TrainingWorker if options is None else partial(GrailTrainingWorker, grail=options)

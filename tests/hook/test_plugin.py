@@ -1,10 +1,13 @@
 """How verl finds the plugin, what it does to a config before Ray starts, and the estimator against GRPO."""
 
+import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -17,10 +20,12 @@ from verl.protocol import DataProto
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+from verl.workers.engine_workers import TrainingWorker
 
 from grail_verl import GrailConfig, register_weights
 from grail_verl.credit.weights import WEIGHTS
 from grail_verl.hook.launch import prepare
+from grail_verl.hook.worker import GrailTrainingWorker, actor_worker_class
 
 
 def test_hydra_finds_the_presets_and_overrides_win():
@@ -36,14 +41,82 @@ def test_the_last_choice_of_presets_counts():
     assert config.trainer.device == "cpu" and config.algorithm.grail.score == "entropy"
 
 
+def options_in_the_worker(config) -> dict | None:
+    """Of the actor that verl builds out of a section of the config that Ray has pickled; None: it is verl's own."""
+    section = pickle.loads(cloudpickle.dumps(config.actor_rollout_ref))
+    actor = actor_worker_class(SimpleNamespace(config=section))
+    if actor is TrainingWorker:
+        return None
+    assert actor.func is GrailTrainingWorker
+    return dataclasses.asdict(actor.keywords["grail"])
+
+
 def test_a_prepared_config_holds_every_option_where_logger_and_workers_look():
     config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.std=0.3")
     prepare(config)
     prepare(config)  # the legacy trainer validates a second time, in another process
-    expected = GrailConfig(std=0.3)
-    assert OmegaConf.to_object(config.algorithm.grail) == expected
-    assert OmegaConf.to_object(config.actor_rollout_ref.grail) == expected
-    assert OmegaConf.to_container(config, resolve=True)["algorithm"]["grail"]["w_max"] == 5.0
+    expected = dataclasses.asdict(GrailConfig(std=0.3))
+    assert OmegaConf.to_container(config, resolve=True)["algorithm"]["grail"] == expected
+    assert options_in_the_worker(config) == expected
+
+
+def test_a_prepared_config_that_is_switched_to_another_estimator_trains_that_one():
+    config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.std=0.3")
+    prepare(config)
+    config.algorithm.adv_estimator = "grpo"
+    assert options_in_the_worker(config) is None  # whoever starts the trainer without validating again
+    prepare(config)
+    assert options_in_the_worker(config) is None
+    config.algorithm.adv_estimator = "grail"
+    prepare(config)
+    assert options_in_the_worker(config)["std"] == 0.3
+
+
+@pytest.mark.parametrize(("changes", "std"), [({}, 0.3), ({"std": 0.4}, 0.4), ({"rollouts": "all"}, 0.3)])
+def test_a_prepared_config_that_was_saved_can_be_loaded_changed_switched_and_switched_back(tmp_path, changes, std):
+    config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.std=0.3")
+    prepare(config)
+    OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
+    config = OmegaConf.load(tmp_path / "config.yaml")
+    config.algorithm.adv_estimator = "grpo"
+    prepare(config)
+    assert options_in_the_worker(config) is None
+    config.algorithm.adv_estimator = "grail"
+    config.algorithm.grail.update(changes)
+    prepare(config)
+    assert options_in_the_worker(config) == dataclasses.asdict(GrailConfig(**{"std": std, **changes}))
+    config.algorithm.grail = {**config.algorithm.grail, "share": 0.4}
+    with pytest.raises(ValueError, match=r"grail\.share=0\.4 has no effect with"):
+        prepare(config)
+
+
+def test_a_prepared_config_is_checked_again_when_it_is_validated_again():
+    config = composed("algorithm.adv_estimator=grail")
+    prepare(config)
+    config.actor_rollout_ref.actor.policy_loss.loss_mode = "geo_mean"
+    with pytest.raises(ValueError, match="geo_mean"):
+        prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("+grail.std=0.3", "grail.std=0.3 would be read by nobody; write +algorithm.grail.std=0.3"),
+        ("+actor_rollout_ref.grail.std=0.3", "actor_rollout_ref.grail.std=0.3 would be read by nobody; write +algo"),
+        ("+algorithm.grial.std=0.3", "algorithm.grial.std=0.3 would be read by nobody; write +algorithm.grail.std"),
+        ("+algorithm.Grail.rollouts=all", "algorithm.Grail.rollouts='all' would be read by nobody"),
+        ("+actor_rollout_ref.actor.grail.std=0.3", "actor_rollout_ref.actor.grail.std=0.3 would be read by nobody"),
+    ],
+)
+def test_options_in_a_place_where_nobody_reads_them_are_refused(override, says):
+    with pytest.raises(ValueError) as error:
+        prepare(composed("algorithm.adv_estimator=grail", override))
+    assert says in str(error.value)
+    prepare(composed("algorithm.adv_estimator=grpo", override))
+
+
+def test_sections_of_like_names_are_no_options():
+    prepare(composed("algorithm.adv_estimator=grail", "+data.trail.length=3", "+algorithm.train.epochs=1"))
 
 
 @pytest.mark.parametrize("score", ["saliency", "entropy"])
@@ -52,8 +125,8 @@ def test_records_go_to_the_same_folder_wherever_a_worker_runs(tmp_path, monkeypa
     options = [f"+algorithm.grail.score={score}", "+algorithm.grail.dump_responses=8"]
     config = composed("algorithm.adv_estimator=grail", *options, "+algorithm.grail.dump_dir=runs/records")
     prepare(config)
-    grail = OmegaConf.to_object(config.actor_rollout_ref.grail)
-    assert grail.dump_dir == f"{tmp_path}/runs/records" and grail.dump_responses == 8
+    grail = options_in_the_worker(config)
+    assert grail["dump_dir"] == f"{tmp_path}/runs/records" and grail["dump_responses"] == 8
     assert not (tmp_path / "runs").exists()  # whoever writes makes it
     (tmp_path / "runs/records").mkdir(parents=True)  # as a run finds it that resumes
     config = composed("algorithm.adv_estimator=grail", f"+algorithm.grail.dump_dir={tmp_path}/runs/../runs/records")
