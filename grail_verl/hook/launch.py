@@ -7,7 +7,9 @@ the estimator and the checked options as they are when the trainer starts (`opti
 """
 
 import copy
+import difflib
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +42,7 @@ def prepare(config: DictConfig) -> None:
     from grail_verl.credit.modules import absolute  # this module is imported wherever verl is, GRAIL on or off
     from grail_verl.credit.rule import Rule
 
+    _refuse_misplaced(config)
     section = config.algorithm.get("grail")
     if OmegaConf.is_config(section):
         section = OmegaConf.to_container(section, resolve=True)
@@ -92,6 +95,24 @@ def require_prepared(algorithm: DictConfig) -> None:
             "algorithm.adv_estimator=grail: this entry point did not call verl's validate_config, so the "
             "workers never got GRAIL's options; start with `python -m verl.trainer.main_ppo`"
         )
+
+
+def _refuse_misplaced(config: DictConfig) -> None:
+    """Options in a section that is not `algorithm.grail`, under its name or one that was meant to be."""
+    known = asdict(GrailConfig()).keys()
+    for place, section in _sections(OmegaConf.to_container(config)):
+        name = place.rpartition(".")[2]
+        likeness = difflib.SequenceMatcher(None, name.lower(), "grail").ratio()
+        if place != SECTION and section and (name == "grail" or (likeness >= 0.8 and section.keys() & known)):
+            option, value = next(iter(section.items()))
+            raise ValueError(f"{place}.{option}={value!r} would be read by nobody; write +{SECTION}.{option}={value}")
+
+
+def _sections(config: dict, place: str = "") -> Iterator[tuple[str, dict]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield f"{place}{name}", value
+            yield from _sections(value, f"{place}{name}.")
 
 
 def _dump_folder(folder: str) -> str:

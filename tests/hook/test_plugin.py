@@ -13,6 +13,7 @@ import pytest
 import torch
 import verl  # noqa: F401  loads the plugin
 from composed import composed
+from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -33,6 +34,20 @@ def test_hydra_finds_the_presets_and_overrides_win():
     prepare(config)
     assert config.algorithm.adv_estimator == "grail" and config.trainer.device == "cpu"
     assert config.algorithm.grail.std == 0.25 and config.algorithm.grail.occurrence == "first"
+
+
+def test_a_preset_beats_a_file_of_ones_own(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "defaults: [ppo_trainer, _self_]\nhydra: {searchpath: [pkg://verl.trainer.config]}\n"
+        "actor_rollout_ref: {actor: {ppo_epochs: 2, shuffle: true}}\n"
+    )
+    with initialize_config_dir(str(tmp_path), version_base=None):
+        alone, preset, beaten = (
+            compose("mine", overrides).actor_rollout_ref.actor
+            for overrides in ([], ["+grail=paper"], ["+grail=paper", "actor_rollout_ref.actor.ppo_epochs=3"])
+        )
+    assert [actor.ppo_epochs for actor in (alone, preset, beaten)] == [2, 4, 3]
+    assert alone.shuffle and preset.shuffle and beaten.shuffle
 
 
 def test_the_last_choice_of_presets_counts():
