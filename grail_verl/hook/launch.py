@@ -9,7 +9,7 @@ the estimator and the checked options as they are when the trainer starts (`opti
 import copy
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 
 ESTIMATOR = "grail"
 STRATEGIES = ("fsdp", "fsdp2")
+METRICS = "actor/grail/"  # as verl's trainers name what metrics.py hands over
 
 
 def prepare(config: DictConfig) -> None:
     """Checks the options of a run with `algorithm.adv_estimator=grail`, for loggers and for the workers.
 
     Leaves any other config as it is. Afterwards `algorithm.grail` holds every option. The section is a structured one:
-    unpickling it on a node where grail-verl is not installed fails there, instead of training without GRAIL. One that
-    was prepared before, or was saved then and loaded, is checked again.
+    unpickling it where grail-verl is not installed, or not active (handover.py), fails there, instead of training
+    without GRAIL. One that was prepared before, or was saved then and loaded, is checked again.
 
     Raises:
         ValueError: an option that is unknown or out of range, a module that cannot be imported, or a way to run
@@ -41,6 +42,7 @@ def prepare(config: DictConfig) -> None:
         return
     from grail_verl.credit.modules import absolute  # this module is imported wherever verl is, GRAIL on or off
     from grail_verl.credit.rule import Rule
+    from grail_verl.hook.handover import HandedOver
 
     _refuse_misplaced(config)
     section = config.algorithm.get("grail")
@@ -55,7 +57,7 @@ def prepare(config: DictConfig) -> None:
     if options.dump_dir is not None and not is_prepared(config.algorithm):  # the legacy trainer's node may lack it
         options = replace(options, dump_dir=_dump_folder(options.dump_dir))
     with open_dict(config):
-        config.algorithm.grail = OmegaConf.structured(options)
+        config.algorithm.grail = OmegaConf.structured(HandedOver(**vars(options)))
 
 
 def _chosen(section: dict) -> dict:
@@ -83,8 +85,10 @@ def options_of_actor(section: DictConfig) -> GrailConfig | None:
 
 def is_prepared(algorithm: DictConfig) -> bool:
     """`prepare` has seen this `algorithm` section."""
+    from grail_verl.hook.handover import HandedOver
+
     section = algorithm.get("grail")
-    return OmegaConf.is_config(section) and OmegaConf.get_type(section) is GrailConfig
+    return OmegaConf.is_config(section) and OmegaConf.get_type(section) is HandedOver
 
 
 def require_prepared(algorithm: DictConfig) -> None:
@@ -94,6 +98,15 @@ def require_prepared(algorithm: DictConfig) -> None:
         raise RuntimeError(
             "algorithm.adv_estimator=grail: this entry point did not call verl's validate_config, so the "
             "workers never got GRAIL's options; start with `python -m verl.trainer.main_ppo`"
+        )
+
+
+def require_weighted(config: DictConfig, metrics: Mapping) -> None:
+    """Raises RuntimeError: an update of the actor came back without GRAIL's metrics in a run with the estimator."""
+    if config.algorithm.adv_estimator == ESTIMATOR and not any(name.startswith(METRICS) for name in metrics):
+        raise RuntimeError(
+            f"algorithm.adv_estimator={ESTIMATOR}, but the actor's update came back without {METRICS}*: it was GRPO's. "
+            "Where the actor runs, another plugin or a subclass has set ActorRolloutRefWorker.actor_worker_cls"
         )
 
 

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from types import ModuleType
 
-from grail_verl.hook.launch import ESTIMATOR, prepare, require_prepared
+from grail_verl.hook.launch import ESTIMATOR, prepare, require_prepared, require_weighted
 from grail_verl.hook.reward import is_graded_here, prepare_reward
 
 
@@ -85,3 +85,32 @@ def multi_trajectory_advantage(module: ModuleType) -> None:
         return compute
 
     _replace(module, "compute_advantage_for_multi_trajectories", {"adv_estimator", "config"}, wrap)
+
+
+def trainer(module: ModuleType) -> None:
+    """verl.trainer.ppo.v1.trainer_base.PPOTrainer._update_actor: whose worker made an update, only its metrics tell
+    the driver."""
+
+    def wrap(original):
+        def update_actor(self, batch, metrics):
+            updated = original(self, batch, metrics)
+            require_weighted(self.config, metrics)
+            return updated
+
+        return update_actor
+
+    _replace(module.PPOTrainer, "_update_actor", {"batch", "metrics"}, wrap)
+
+
+def legacy_trainer(module: ModuleType) -> None:
+    """verl.trainer.ppo.ray_trainer.RayPPOTrainer._update_actor: the same."""
+
+    def wrap(original):
+        def update_actor(self, batch):
+            output = original(self, batch)
+            require_weighted(self.config, output.meta_info["metrics"])
+            return output
+
+        return update_actor
+
+    _replace(module.RayPPOTrainer, "_update_actor", {"batch"}, wrap)

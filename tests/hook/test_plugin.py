@@ -19,14 +19,17 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from verl.protocol import DataProto
 from verl.trainer.ppo import core_algos
-from verl.trainer.ppo.ray_trainer import compute_advantage
+from verl.trainer.ppo.ray_trainer import RayPPOTrainer, compute_advantage
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import TrainingWorker
 
 from grail_verl import GrailConfig, register_weights
 from grail_verl.credit.weights import WEIGHTS
 from grail_verl.hook.launch import prepare
 from grail_verl.hook.worker import GrailTrainingWorker, actor_worker_class
+from hydra_plugins.grail_verl import ASKS
 
 
 def test_hydra_finds_the_presets_and_overrides_win():
@@ -124,10 +127,12 @@ def test_a_prepared_config_is_checked_again_when_it_is_validated_again():
     ],
 )
 def test_options_in_a_place_where_nobody_reads_them_are_refused(override, says):
+    config = composed("algorithm.adv_estimator=grail", override)
     with pytest.raises(ValueError) as error:
-        prepare(composed("algorithm.adv_estimator=grail", override))
+        prepare(config)
     assert says in str(error.value)
-    prepare(composed("algorithm.adv_estimator=grpo", override))
+    config.algorithm.adv_estimator = "grpo"
+    prepare(config)
 
 
 def test_sections_of_like_names_are_no_options():
@@ -303,6 +308,83 @@ def test_the_cpu_is_offered_where_it_is_meant(platform, in_ray, says):
     assert run.stdout.strip().splitlines()[-1] == says, run.stderr
 
 
+UNPICKLING = "import pickle, sys, verl; pickle.load(open(sys.argv[1], 'rb'))"
+
+
+def test_a_worker_in_which_the_plugin_is_not_active_ends_when_it_is_given_the_options(tmp_path):
+    config = composed("algorithm.adv_estimator=grail")
+    prepare(config)
+    (tmp_path / "section").write_bytes(cloudpickle.dumps(config.actor_rollout_ref))
+    run = subprocess.run(
+        [sys.executable, "-c", UNPICKLING, "section"], capture_output=True, text=True, timeout=120, cwd=tmp_path,
+        env={**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "none"},
+    )
+    assert run.returncode == 1 and "grail-verl is installed but not active on" in run.stderr
+    assert "VERL_USE_EXTERNAL_PLUGINS='none'" in run.stderr
+
+
+def updated(trainer: type, estimator: str, metrics: dict) -> dict:
+    """What a trainer's `_update_actor` makes of metrics that workers, stood in for here, have sent back."""
+    config = composed(f"algorithm.adv_estimator={estimator}")
+    output = tu.get_tensordict({}, non_tensor_dict={"metrics": {"mfu": 0.1, "loss": 0.5, **metrics}})
+    actors = SimpleNamespace(update_actor=lambda batch: output)
+    this = SimpleNamespace(config=config, actor_rollout_wg=actors, distillation_config=None)
+    if trainer is RayPPOTrainer:
+        ids = torch.ones(2, 4, dtype=torch.long)
+        fields = {"input_ids": ids, "attention_mask": ids, "position_ids": ids, "response_mask": ids[:, 2:]}
+        return trainer._update_actor(this, DataProto.from_dict(fields)).meta_info["metrics"]
+    found: dict = {}
+    trainer._update_actor(this, SimpleNamespace(extra_info={}), metrics=found)
+    return found
+
+
+@pytest.mark.parametrize("trainer", [PPOTrainer, RayPPOTrainer], ids=["V1", "V0"])
+def test_an_update_without_grails_metrics_was_grpos_and_ends_the_run(trainer):
+    """The class of another plugin, or of a subclass, stood where GRAIL's belongs."""
+    with pytest.raises(RuntimeError, match=r"came back without actor/grail/\*"):
+        updated(trainer, "grail", {})
+    assert updated(trainer, "grail", {"grail/weight_mean": 1.0})["actor/grail/weight_mean"] == 1.0
+    assert updated(trainer, "grpo", {})["actor/loss"] == 0.5
+
+
+OLD_VERL = """
+import sys, types
+verl = types.ModuleType("verl")
+verl.__version__ = "0.8.0"
+sys.modules["verl"] = verl  # a version that loads no plugins
+sys.argv[1:] = {arguments!r}
+from hydra import compose, initialize_config_module
+with initialize_config_module("grail_verl.conf", version_base=None):
+    compose(overrides=["+x=1"])
+print("and on it goes")
+"""
+
+
+def test_a_verl_that_loads_no_plugins_is_named_as_soon_as_hydra_starts():
+    asked, other = (
+        subprocess.run(
+            [sys.executable, "-c", OLD_VERL.format(arguments=[f"algorithm.adv_estimator={name}", "x=/me/grail/"])],
+            capture_output=True, text=True, timeout=60,
+        )
+        for name in ("grail", "grpo")
+    )
+    assert asked.returncode == 1
+    assert "grail-verl is installed but not active: verl 0.8.0 has not loaded it" in asked.stderr
+    assert other.returncode == 0 and "and on it goes" in other.stdout, other.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "asks"),
+    [
+        ("algorithm.adv_estimator=grail", True), ("+algorithm.grail.std=0.3", True), ("+grail=[cpu,paper]", True),
+        ("++algorithm.adv_estimator=grail", True), ("+grail.std=1", True), ("algorithm.adv_estimator=grpo", False),
+        ("data.train_files=/me/grail/adv_estimator=grail", False), ("trainer.project_name=grail", False),
+    ],
+)
+def test_what_asks_for_grail(argument, asks):
+    assert bool(ASKS.match(argument)) == asks
+
+
 def test_a_verl_changed_underneath_fails_loudly():
     from grail_verl.hook import patches
 
@@ -314,6 +396,10 @@ def test_a_verl_changed_underneath_fails_loudly():
         patches.run_ppo(ModuleType("verl.trainer.main_ppo"))
     with pytest.raises(ImportError, match="compute_advantage_for_multi_trajectories should take"):
         patches.multi_trajectory_advantage(ModuleType("verl.trainer.ppo.v1.utils"))
+    changed.PPOTrainer = changed.RayPPOTrainer = type("Trainer", (), {"_update_actor": lambda self, data: None})
+    for patch in (patches.trainer, patches.legacy_trainer):
+        with pytest.raises(ImportError, match="Trainer._update_actor should take batch"):
+            patch(changed)
 
 
 @st.composite
