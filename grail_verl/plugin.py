@@ -25,6 +25,7 @@ def _register() -> None:
     when_imported("verl.utils.config")(patches.validate_config)
     when_imported("verl.trainer.main_ppo")(patches.run_ppo)
     when_imported("verl.trainer.ppo.v1.utils")(patches.multi_trajectory_advantage)
+    when_imported("verl.trainer.ppo.rollout_corr_helper")(patches.rollout_correction)
     when_imported("verl.trainer.ppo.v1.trainer_base")(patches.trainer)
     when_imported("verl.trainer.ppo.ray_trainer")(patches.legacy_trainer)
     when_imported("verl.experimental.agent_loop.agent_loop")(patches.agent_loop)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError
@@ -68,16 +68,26 @@ def _chosen(section: dict) -> dict:
     return {name: value for name, value in section.items() if value != defaults[name]}
 
 
+def from_section(section: DictConfig, place: str) -> Any:
+    """What stands in another place of the config that a section came from; None if it came alone.
+
+    Args:
+        section: as verl's workers and helpers are given it.
+        place: relative to it, as in `..algorithm`.
+    """
+    try:
+        return OmegaConf.select(section, place) if OmegaConf.is_config(section) else None
+    except ConfigKeyError:
+        return None
+
+
 def options_of_actor(section: DictConfig) -> GrailConfig | None:
     """The options that an actor is to train with; None where another estimator than `grail` is chosen.
 
     Args:
         section: verl's `actor_rollout_ref`, as a worker is given it.
     """
-    try:
-        algorithm = OmegaConf.select(section, "..algorithm")
-    except ConfigKeyError:  # it came alone
-        return None
+    algorithm = from_section(section, "..algorithm")
     if algorithm is None or algorithm.adv_estimator != ESTIMATOR or not is_prepared(algorithm):
         return None
     return OmegaConf.to_object(algorithm.grail)

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from types import ModuleType
 
-from grail_verl.hook.launch import ESTIMATOR, prepare, require_prepared, require_weighted
+from grail_verl.hook.launch import ESTIMATOR, from_section, prepare, require_prepared, require_weighted
 from grail_verl.hook.reward import is_graded_here, prepare_reward
 
 
@@ -85,6 +85,26 @@ def multi_trajectory_advantage(module: ModuleType) -> None:
         return compute
 
     _replace(module, "compute_advantage_for_multi_trajectories", {"adv_estimator", "config"}, wrap)
+
+
+def rollout_correction(module: ModuleType) -> None:
+    """verl.trainer.ppo.rollout_corr_helper.compute_rollout_correction_and_add_to_batch: it takes rejected tokens out of
+    the response mask, the only one that the legacy trainer has, and there they look like a tool's."""
+
+    def wrap(original):
+        def compute(batch, rollout_corr_config):
+            written = batch.batch["response_mask"]
+            batch, metrics = original(batch, rollout_corr_config)
+            if from_section(rollout_corr_config, "..adv_estimator") == ESTIMATOR:
+                from grail_verl.hook.batch import WRITTEN
+
+                batch.batch[WRITTEN] = written
+            return batch, metrics
+
+        return compute
+
+    parameters = {"batch", "rollout_corr_config"}
+    _replace(module, "compute_rollout_correction_and_add_to_batch", parameters, wrap)
 
 
 def trainer(module: ModuleType) -> None:

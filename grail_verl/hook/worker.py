@@ -16,7 +16,7 @@ from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.batch import located
 from grail_verl.credit.config import GrailConfig
 from grail_verl.credit.rule import Rule
-from grail_verl.hook.batch import read, write_advantages
+from grail_verl.hook.batch import read, write_advantages, written
 from grail_verl.hook.dump import dump_of
 from grail_verl.hook.engine_pass import PassSettings, batch_scores
 from grail_verl.hook.failure import ends_on_every_rank
@@ -84,7 +84,8 @@ class GrailTrainingWorker(TrainingWorker):
             OSError: `dump_dir` cannot be written any more.
         """
         with ends_on_every_rank("GRAIL's saliency pass"):
-            batch = located(read(data, self.engine.get_data_parallel_group()), self.answer_locator)
+            batch = read(data, self.engine.get_data_parallel_group())
+            batch = located(batch, self.answer_locator, written(data))
             self.rule.require(batch, "this trainer")
             scored_B = self.rule.matters(batch)
             scores = batch_scores(batch, scored_B, self.rule.score, self.engine, PassSettings.of(data, self.engine))

@@ -396,6 +396,8 @@ def test_a_verl_changed_underneath_fails_loudly():
         patches.run_ppo(ModuleType("verl.trainer.main_ppo"))
     with pytest.raises(ImportError, match="compute_advantage_for_multi_trajectories should take"):
         patches.multi_trajectory_advantage(ModuleType("verl.trainer.ppo.v1.utils"))
+    with pytest.raises(ImportError, match="add_to_batch should take batch, rollout_corr_config"):
+        patches.rollout_correction(ModuleType("verl.trainer.ppo.rollout_corr_helper"))
     changed.PPOTrainer = changed.RayPPOTrainer = type("Trainer", (), {"_update_actor": lambda self, data: None})
     for patch in (patches.trainer, patches.legacy_trainer):
         with pytest.raises(ImportError, match="Trainer._update_actor should take batch"):
