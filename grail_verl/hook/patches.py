@@ -73,14 +73,25 @@ def agent_loop(module: ModuleType) -> None:
 def multi_trajectory_advantage(module: ModuleType) -> None:
     """verl.trainer.ppo.v1.utils.compute_advantage_for_multi_trajectories: it gives sessions with several
     outputs GRPO's treatment (statistics over final outputs, then broadcast) only if the estimator's name
-    is "grpo". `grail` must differ from GRPO in nothing, so verl is told "grpo" for that one call."""
+    is "grpo". `grail` must have the same, so verl is told "grpo" for that call."""
 
     def wrap(original):
-        def compute(*args, adv_estimator, **kwargs):
-            if adv_estimator == ESTIMATOR:
-                require_prepared(kwargs["config"])
-                adv_estimator = "grpo"
-            return original(*args, adv_estimator=adv_estimator, **kwargs)
+        def compute(data, *args, adv_estimator, norm_adv_by_std_in_grpo=True, **kwargs):
+            if adv_estimator != ESTIMATOR:
+                settings = {"adv_estimator": adv_estimator, "norm_adv_by_std_in_grpo": norm_adv_by_std_in_grpo}
+                return original(data, *args, **settings, **kwargs)
+            from grail_verl.hook.estimator import without_rounding
+
+            def grpo(by_std: bool):
+                done = original(data, *args, adv_estimator="grpo", norm_adv_by_std_in_grpo=by_std, **kwargs)
+                return done.batch["advantages"]
+
+            require_prepared(kwargs["config"])
+            centred_BT, advantages_BT = grpo(False), grpo(norm_adv_by_std_in_grpo)
+            rewards_BT, groups = data.batch["token_level_rewards"], data.non_tensor_batch["uid"]
+            advantages_BT = without_rounding(advantages_BT, centred_BT, rewards_BT, groups)
+            data.batch["advantages"] = data.batch["returns"] = advantages_BT
+            return data
 
         return compute
 

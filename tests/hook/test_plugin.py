@@ -486,6 +486,48 @@ def test_by_hand_two_of_four_right():
         assert advantages[:, 0].tolist() == pytest.approx([size, size, -size, -size, alone], rel=1e-6)
 
 
+def advantages_of(rewards: list[float], estimator: str, norm: bool, sessions: bool, spread=False) -> list[float]:
+    """Of one group, through V0's dispatch or, as sessions, V1's; each reward on a token of its own, or on the last."""
+    rows = torch.zeros(len(rewards), len(rewards))
+    for row, reward in enumerate(rewards):
+        rows[row, row if spread else -1] = reward
+    data = data_of((["a"] * len(rewards), rows, torch.ones(rows.shape, dtype=torch.long)))
+    settings = {"adv_estimator": estimator, "norm_adv_by_std_in_grpo": norm, "config": ALGORITHMS[estimator, norm]}
+    if sessions:
+        keys = [f"a_{row}_0" for row in range(len(rewards))]
+        data = compute_advantage_for_multi_trajectories(data, batch_keys=keys, **settings)
+    else:
+        data = compute_advantage(data, **settings)
+    assert torch.equal(data.batch["advantages"], data.batch["returns"])
+    return data.batch["advantages"][:, 0].tolist()
+
+
+@pytest.mark.parametrize("sessions", [False, True], ids=["V0", "V1"])
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("reward", [0.3, 0.1, 0.7, 1 / 3, -0.3, 1e-3, 1e4 + 0.1, 1.0, 0.0])
+def test_groups_of_one_mind_have_advantage_zero(reward, norm, sessions):
+    """verl's mean of equal rewards is off by rounding, which its division by the deviation, also rounding, enlarges."""
+    for count in (2, 3, 7, 8, 64):
+        assert advantages_of([reward] * count, "grail", norm, sessions) == [0.0] * count
+        assert advantages_of([reward] * count, "grail", norm, sessions, spread=True) == [0.0] * count
+
+
+@pytest.mark.parametrize("sessions", [False, True], ids=["V0", "V1"])
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_reward_in_the_middle_has_advantage_zero_and_the_others_grpos(norm, sessions):
+    """In float32 the middle one is an ulp off their mean."""
+    for rewards in ([0.1, 0.3, 0.5], [0.3, 0.6, 0.9]):
+        got, plain = (advantages_of(rewards, name, norm, sessions) for name in ("grail", "grpo"))
+        assert got == [plain[0], 0.0, plain[2]] and 0 not in plain
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_small_differences_between_rewards_are_kept(norm):
+    for rewards in ([1.0, 1.0 - 1e-5] * 4, [100.0, 100.01] * 4, [1e-8, 0.0], [0.5]):
+        got = advantages_of(rewards, "grail", norm, True)
+        assert 0 not in got and got == advantages_of(rewards, "grpo", norm, True)
+
+
 def test_a_trainer_that_skipped_the_check_is_told_so():
     config = composed("algorithm.adv_estimator=grail").algorithm
     batch = (["a", "a"], torch.ones(2, 1), torch.ones(2, 1, dtype=torch.long))
