@@ -137,7 +137,7 @@ def expected_of_ranks(model, of_ranks: list, config: GrailConfig, tokenizer=None
 def _response(model, data, row: int, config: GrailConfig, locator, advantage, temperature) -> dict:
     """Its scores, and its weights unless they depend on other responses."""
     prompt, response, mask = (data[name][row] for name in ("prompts", "responses", "response_mask"))
-    span = locator.locate(response.tolist(), mask.tolist())
+    span = locator.locate(response.tolist(), data["loss_mask"][row].tolist())  # rejected or not, the policy wrote it
     answer = None if span is None else range(span.start, span.end)
     content = range(0) if span is None else range(span.content_start, span.content_end)
     ids, mask = torch.cat([prompt, response]), mask.tolist()

@@ -17,6 +17,14 @@ CHAT_TEMPLATE = (
 SIZES = {
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_next": {
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+        **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+        **{"num_experts": 4, "num_experts_per_tok": 2},
+        **{"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
+    },
 }
 
 
@@ -61,7 +69,8 @@ def model(
         initializer_range=0.2,
         **SIZES.get(architecture, {}),
     )
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    attention = "eager" if architecture == "gpt_oss" else "sdpa"  # it has no other on a CPU
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
 
 
 def save_policy(folder, **options) -> None:

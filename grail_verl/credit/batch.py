@@ -26,8 +26,8 @@ class RolloutBatch:
     Always there:
 
     Attributes:
-        response_mask_BT: bool, tokens that the policy wrote; False on padding and on what a tool or a user wrote. A row
-            without any is padding of the trainer's.
+        response_mask_BT: bool, tokens that the policy wrote; False on padding, on what a tool or a user wrote, and on
+            tokens that rollout correction rejected. A row without any is padding of the trainer's.
         advantages_BT: float, before weighting; a response's is the same on all its tokens.
         answer_BT: bool, tokens of the response's own answer, `\\boxed{…}`; none in a row without a complete one.
         content_BT: bool, those strictly inside the braces.
@@ -111,11 +111,18 @@ class RolloutBatch:
         return torch.cat(parts).to(values.device) if as_tensor else [value for part in parts for value in part]
 
 
-def located(batch: RolloutBatch, locator: AnswerLocator) -> RolloutBatch:
-    """The same batch with the answers found."""
-    own, answers = batch.response_mask_BT.sum(dim=-1).tolist(), []
+def located(batch: RolloutBatch, locator: AnswerLocator, written_BT: Tensor | None = None) -> RolloutBatch:
+    """The same batch with the answers found.
+
+    Args:
+        batch: of which answers are not known.
+        locator: of the policy's tokenizer.
+        written_BT: bool, the tokens that the policy wrote, where response_mask_BT leaves out some of them.
+    """
+    written_BT = batch.response_mask_BT if written_BT is None else written_BT
+    own, answers = written_BT.sum(dim=-1).tolist(), []
     for row, (ids, length) in enumerate(zip(batch.input_ids, batch.lengths, strict=True)):
-        mask = None if own[row] == length else batch.response_mask_BT[row, :length].tolist()
+        mask = None if own[row] == length else written_BT[row, :length].tolist()
         answers.append(locator.locate(ids[len(ids) - length :].tolist(), mask))
     answer_BT, content_BT = (torch.zeros_like(batch.response_mask_BT) for _ in range(2))
     for row, span in enumerate(answers):
@@ -148,7 +155,8 @@ class Credit:
         weights_BT: float32, what advantages are multiplied by; 0 where response_mask_BT is.
         scored_B: bool, responses that were to be weighted by their scores.
         weighted_B: bool, those that were.
-        nonfinite_B: bool, responses that keep weight 1 because a score or a weight is no finite number.
+        nonfinite_B: bool, responses of which a score or a weight is no finite number. Those of a score are not weighted
+            by their scores: what the weights give such a response; those of a weight keep 1 throughout.
     """
 
     batch: RolloutBatch

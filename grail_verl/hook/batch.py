@@ -14,6 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from grail_verl.credit.batch import RolloutBatch
 
+WRITTEN = "grail_written_mask"
+
 
 def read(data: TensorDict, ranks: ProcessGroup) -> RolloutBatch:
     """The batch, its answers not located yet.
@@ -43,6 +45,17 @@ def read(data: TensorDict, ranks: ProcessGroup) -> RolloutBatch:
         entropy_BT=_optional(data, "entropy", lengths),
         ranks=ranks,
     )
+
+
+def written(data: TensorDict) -> Tensor:
+    """(B, T) bool: the tokens that the policy wrote, those included that rollout correction took out of the response
+    mask. An answer that it rejected is the response's answer still: that one was graded.
+
+    Args:
+        data: as of `read`. V1 keeps the agent loop's mask as `loss_mask`, V0 as what patches.py calls WRITTEN.
+    """
+    lengths = _response_lengths(data)
+    return _padded(data[WRITTEN if WRITTEN in data else "loss_mask"], lengths).bool()
 
 
 def write_advantages(data: TensorDict, advantages_BT: Tensor, lengths: Sequence[int]) -> None:

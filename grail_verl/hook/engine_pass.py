@@ -88,14 +88,14 @@ def batch_scores(batch: RolloutBatch, scored_B: Tensor, rule: Rule, engine, sett
     def run_pass(rows: list[Row], score: Score) -> list[Tensor]:
         nonlocal passed
         passed += len(rows)
-        return _pass(engine, rows, settings, score)
+        return scores_by_pass(engine, rows, settings, score)
 
     scores_BT = rule.score(batch, scored_B, run_pass)
     return BatchScores(scores_BT, passed, time.perf_counter() - started)
 
 
-def _pass(engine, rows: list[Row], settings: PassSettings, score: Score) -> list[Tensor]:
-    """For each row, in order, float32 scores of its response tokens on the CPU.
+def scores_by_pass(engine, rows: list[Row], settings: PassSettings, score: Score) -> list[Tensor]:
+    """For each row, in order, float32 scores of its response tokens on the CPU; a collective call.
 
     The ranks agree on the number of micro-batches first, and one that has fewer takes part with a dummy row, because
     each forward and backward gathers sharded parameters."""

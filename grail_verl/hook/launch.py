@@ -2,16 +2,20 @@
 
 `verl.utils.config.validate_config` runs in main_ppo's process, before anything expensive; `patches.py` puts
 `prepare` in front of it, and of `run_ppo`, by which other entry points start. verl's workers are given
-`config.actor_rollout_ref` only, so the checked options travel there; a config without that section is a run in
-which GRAIL is off.
+`config.actor_rollout_ref`, a section that keeps its tie to the rest of the config when Ray pickles it: there they find
+the estimator and the checked options as they are when the trainer starts (`options_of_actor`).
 """
 
+import copy
+import difflib
 import os
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigKeyError
 
 from grail_verl.credit.config import SECTION, GrailConfig
 
@@ -20,46 +24,83 @@ if TYPE_CHECKING:
 
 ESTIMATOR = "grail"
 STRATEGIES = ("fsdp", "fsdp2")
+METRICS = "actor/grail/"  # as verl's trainers name what metrics.py hands over
 
 
 def prepare(config: DictConfig) -> None:
-    """Checks the options of a run with `algorithm.adv_estimator=grail` and hands them to the workers.
+    """Checks the options of a run with `algorithm.adv_estimator=grail`, for loggers and for the workers.
 
-    Leaves any other config as it is. Afterwards `algorithm.grail` holds every option, so that loggers
-    record it, and `actor_rollout_ref.grail` holds the same. The section is a structured one: unpickling
-    it on a node where grail-verl is not installed fails there, instead of training without GRAIL.
+    Leaves any other config as it is. Afterwards `algorithm.grail` holds every option. The section is a structured one:
+    unpickling it where grail-verl is not installed, or not active (handover.py), fails there, instead of training
+    without GRAIL. One that was prepared before, or was saved then and loaded, is checked again.
 
     Raises:
         ValueError: an option that is unknown or out of range, a module that cannot be imported, or a way to run
             verl that GRAIL does not serve; names the option, the value and what is allowed.
     """
-    if config.algorithm.adv_estimator != ESTIMATOR or is_prepared(config.algorithm):
+    if config.algorithm.adv_estimator != ESTIMATOR:
         return
     from grail_verl.credit.modules import absolute  # this module is imported wherever verl is, GRAIL on or off
     from grail_verl.credit.rule import Rule
+    from grail_verl.hook.handover import HandedOver
     from grail_verl.look.records import refuse_others
 
+    _refuse_misplaced(config)
     section = config.algorithm.get("grail")
     if OmegaConf.is_config(section):
         section = OmegaConf.to_container(section, resolve=True)
     options = GrailConfig.from_options(section)
     options = replace(options, modules=[absolute(module) for module in options.modules])
     rule = Rule(options)
-    rule.refuse_unread(section or {})
+    rule.refuse_unread(_chosen(section or {}))
     _refuse_unserved(config, rule)
-    if options.dump_dir is not None:
+    _refuse_lost_weights(config)
+    if options.dump_dir is not None and not is_prepared(config.algorithm):  # the legacy trainer's node may lack it
         options = replace(options, dump_dir=_dump_folder(options.dump_dir))
         refuse_others(options, config.trainer.default_local_dir)
     with open_dict(config):
-        config.algorithm.grail = OmegaConf.structured(options)
-        config.actor_rollout_ref.grail = OmegaConf.structured(options)
-        config.actor_rollout_ref.grail_run = config.trainer.default_local_dir  # whose records these are
+        config.algorithm.grail = OmegaConf.structured(HandedOver(**vars(options)))
+
+
+def _chosen(section: dict) -> dict:
+    """What a user wrote of these options: of all of them, as `prepare` leaves them, those that are not the default."""
+    defaults = asdict(GrailConfig())
+    if section.keys() != defaults.keys():
+        return section
+    return {name: value for name, value in section.items() if value != defaults[name]}
+
+
+def from_section(section: DictConfig, place: str) -> Any:
+    """What stands in another place of the config that a section came from; None if it came alone.
+
+    Args:
+        section: as verl's workers and helpers are given it.
+        place: relative to it, as in `..algorithm`.
+    """
+    try:
+        return OmegaConf.select(section, place) if OmegaConf.is_config(section) else None
+    except ConfigKeyError:
+        return None
+
+
+def options_of_actor(section: DictConfig) -> GrailConfig | None:
+    """The options that an actor is to train with; None where another estimator than `grail` is chosen.
+
+    Args:
+        section: verl's `actor_rollout_ref`, as a worker is given it.
+    """
+    algorithm = from_section(section, "..algorithm")
+    if algorithm is None or algorithm.adv_estimator != ESTIMATOR or not is_prepared(algorithm):
+        return None
+    return OmegaConf.to_object(algorithm.grail)
 
 
 def is_prepared(algorithm: DictConfig) -> bool:
     """`prepare` has seen this `algorithm` section."""
+    from grail_verl.hook.handover import HandedOver
+
     section = algorithm.get("grail")
-    return OmegaConf.is_config(section) and OmegaConf.get_type(section) is GrailConfig
+    return OmegaConf.is_config(section) and OmegaConf.get_type(section) is HandedOver
 
 
 def require_prepared(algorithm: DictConfig) -> None:
@@ -70,6 +111,33 @@ def require_prepared(algorithm: DictConfig) -> None:
             "algorithm.adv_estimator=grail: this entry point did not call verl's validate_config, so the "
             "workers never got GRAIL's options; start with `python -m verl.trainer.main_ppo`"
         )
+
+
+def require_weighted(config: DictConfig, metrics: Mapping) -> None:
+    """Raises RuntimeError: an update of the actor came back without GRAIL's metrics in a run with the estimator."""
+    if config.algorithm.adv_estimator == ESTIMATOR and not any(name.startswith(METRICS) for name in metrics):
+        raise RuntimeError(
+            f"algorithm.adv_estimator={ESTIMATOR}, but the actor's update came back without {METRICS}*: it was GRPO's. "
+            "Where the actor runs, another plugin or a subclass has set ActorRolloutRefWorker.actor_worker_cls"
+        )
+
+
+def _refuse_misplaced(config: DictConfig) -> None:
+    """Options in a section that is not `algorithm.grail`, under its name or one that was meant to be."""
+    known = asdict(GrailConfig()).keys()
+    for place, section in _sections(OmegaConf.to_container(config)):
+        name = place.rpartition(".")[2]
+        likeness = difflib.SequenceMatcher(None, name.lower(), "grail").ratio()
+        if place != SECTION and section and (name == "grail" or (likeness >= 0.8 and section.keys() & known)):
+            option, value = next(iter(section.items()))
+            raise ValueError(f"{place}.{option}={value!r} would be read by nobody; write +{SECTION}.{option}={value}")
+
+
+def _sections(config: dict, place: str = "") -> Iterator[tuple[str, dict]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield f"{place}{name}", value
+            yield from _sections(value, f"{place}{name}.")
 
 
 def _dump_folder(folder: str) -> str:
@@ -112,3 +180,24 @@ def _refuse_unserved(config: DictConfig, rule: "Rule") -> None:
             "algorithm.adv_estimator=grail is not served by verl's experimental trainers (one_step_off_policy, "
             "fully_async_policy); allowed: python -m verl.trainer.main_ppo"
         )
+
+
+def _refuse_lost_weights(config: DictConfig) -> None:
+    """Losses in which the weights would change nothing."""
+    distillation = config.get("distillation") or {}
+    if distillation.get("enabled", False) and not distillation.distillation_loss.use_task_rewards:
+        raise ValueError(
+            "distillation.distillation_loss.use_task_rewards=False is not allowed with algorithm.adv_estimator=grail: "
+            "it leaves out the policy loss, in which the weights are; allowed: True"
+        )
+    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
+    from verl.utils.config import omega_conf_to_dataclass
+
+    from grail_verl.hook.loss import refuse_blind
+
+    actor = copy.deepcopy(config.actor_rollout_ref.actor)
+    if actor.policy_loss.loss_mode not in POLICY_LOSS_REGISTRY:  # the worker may know it, and asks it then
+        return
+    with open_dict(actor):
+        actor.use_dynamic_bsz = True  # the sizes of batches are verl's to check
+    refuse_blind(omega_conf_to_dataclass(actor))

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from types import ModuleType
 
-from grail_verl.hook.launch import ESTIMATOR, prepare, require_prepared
+from grail_verl.hook.launch import ESTIMATOR, from_section, prepare, require_prepared, require_weighted
 from grail_verl.hook.reward import is_graded_here, prepare_reward
 
 
@@ -74,15 +74,75 @@ def agent_loop(module: ModuleType) -> None:
 def multi_trajectory_advantage(module: ModuleType) -> None:
     """verl.trainer.ppo.v1.utils.compute_advantage_for_multi_trajectories: it gives sessions with several
     outputs GRPO's treatment (statistics over final outputs, then broadcast) only if the estimator's name
-    is "grpo". `grail` must differ from GRPO in nothing, so verl is told "grpo" for that one call."""
+    is "grpo". `grail` must have the same, so verl is told "grpo" for that call."""
 
     def wrap(original):
-        def compute(*args, adv_estimator, **kwargs):
-            if adv_estimator == ESTIMATOR:
-                require_prepared(kwargs["config"])
-                adv_estimator = "grpo"
-            return original(*args, adv_estimator=adv_estimator, **kwargs)
+        def compute(data, *args, adv_estimator, norm_adv_by_std_in_grpo=True, **kwargs):
+            if adv_estimator != ESTIMATOR:
+                settings = {"adv_estimator": adv_estimator, "norm_adv_by_std_in_grpo": norm_adv_by_std_in_grpo}
+                return original(data, *args, **settings, **kwargs)
+            from grail_verl.hook.estimator import without_rounding
+
+            def grpo(by_std: bool):
+                done = original(data, *args, adv_estimator="grpo", norm_adv_by_std_in_grpo=by_std, **kwargs)
+                return done.batch["advantages"]
+
+            require_prepared(kwargs["config"])
+            centred_BT, advantages_BT = grpo(False), grpo(norm_adv_by_std_in_grpo)
+            rewards_BT, groups = data.batch["token_level_rewards"], data.non_tensor_batch["uid"]
+            advantages_BT = without_rounding(advantages_BT, centred_BT, rewards_BT, groups)
+            data.batch["advantages"] = data.batch["returns"] = advantages_BT
+            return data
 
         return compute
 
     _replace(module, "compute_advantage_for_multi_trajectories", {"adv_estimator", "config"}, wrap)
+
+
+def rollout_correction(module: ModuleType) -> None:
+    """verl.trainer.ppo.rollout_corr_helper.compute_rollout_correction_and_add_to_batch: it takes rejected tokens out of
+    the response mask, the only one that the legacy trainer has, and there they look like a tool's."""
+
+    def wrap(original):
+        def compute(batch, rollout_corr_config):
+            written = batch.batch["response_mask"]
+            batch, metrics = original(batch, rollout_corr_config)
+            if from_section(rollout_corr_config, "..adv_estimator") == ESTIMATOR:
+                from grail_verl.hook.batch import WRITTEN
+
+                batch.batch[WRITTEN] = written
+            return batch, metrics
+
+        return compute
+
+    parameters = {"batch", "rollout_corr_config"}
+    _replace(module, "compute_rollout_correction_and_add_to_batch", parameters, wrap)
+
+
+def trainer(module: ModuleType) -> None:
+    """verl.trainer.ppo.v1.trainer_base.PPOTrainer._update_actor: whose worker made an update, only its metrics tell
+    the driver."""
+
+    def wrap(original):
+        def update_actor(self, batch, metrics):
+            updated = original(self, batch, metrics)
+            require_weighted(self.config, metrics)
+            return updated
+
+        return update_actor
+
+    _replace(module.PPOTrainer, "_update_actor", {"batch", "metrics"}, wrap)
+
+
+def legacy_trainer(module: ModuleType) -> None:
+    """verl.trainer.ppo.ray_trainer.RayPPOTrainer._update_actor: the same."""
+
+    def wrap(original):
+        def update_actor(self, batch):
+            output = original(self, batch)
+            require_weighted(self.config, output.meta_info["metrics"])
+            return output
+
+        return update_actor
+
+    _replace(module.RayPPOTrainer, "_update_actor", {"batch"}, wrap)

@@ -4,9 +4,9 @@ The whole of the data's way in training: options → responses → answers → s
 once per rollout batch, before the first mini-batch of verl's update, on the data that update is given.
 """
 
+from collections.abc import Callable
 from functools import partial
 
-from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import TrainingWorkerConfig
@@ -16,11 +16,14 @@ from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.batch import located
 from grail_verl.credit.config import SECTION, GrailConfig
 from grail_verl.credit.rule import Rule
-from grail_verl.hook.batch import read, write_advantages
+from grail_verl.hook.batch import read, write_advantages, written
 from grail_verl.hook.dump import dump_of
 from grail_verl.hook.engine_pass import PassSettings, batch_scores
 from grail_verl.hook.failure import ends_on_every_rank
+from grail_verl.hook.launch import from_section, options_of_actor
+from grail_verl.hook.loss import refuse_blind
 from grail_verl.hook.metrics import credit_metrics
+from grail_verl.hook.packing import refuse_mixed_rows
 
 
 class GrailTrainingWorker(TrainingWorker):
@@ -32,7 +35,7 @@ class GrailTrainingWorker(TrainingWorker):
         run: verl's trainer.default_local_dir; needed with `dump_dir`.
 
     Raises:
-        NotImplementedError: a model that reads more than text.
+        NotImplementedError: a model that reads more than text; by `reset`, one that mixes packed rows.
         TypeError, ValueError: a tokenizer in whose tokens no answer can be located; a module of the user's own that
             cannot be imported here.
         OSError, ValueError, RuntimeError: `dump_dir` cannot be written, or is another run's; see dump.py.
@@ -60,6 +63,16 @@ class GrailTrainingWorker(TrainingWorker):
             )
         return super().load_checkpoint(*args, **kwargs)
 
+    def reset(self) -> None:
+        super().reset()
+        refuse_mixed_rows(self.engine)
+
+    def set_loss_fn(self, loss_fn: Callable) -> None:
+        """Raises ValueError: verl's loss, of a policy loss that loses the weights."""
+        if isinstance(loss_fn, partial) and "config" in loss_fn.keywords:  # as verl hands over each of its own
+            refuse_blind(loss_fn.keywords["config"])
+        super().set_loss_fn(loss_fn)
+
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         metrics = self.reweight_advantages(data)
         output = super().train_mini_batch(data)
@@ -82,7 +95,8 @@ class GrailTrainingWorker(TrainingWorker):
             OSError: `dump_dir` cannot be written any more.
         """
         with ends_on_every_rank("GRAIL's saliency pass"):
-            batch = located(read(data, self.engine.get_data_parallel_group()), self.answer_locator)
+            batch = read(data, self.engine.get_data_parallel_group())
+            batch = located(batch, self.answer_locator, written(data))
             self.rule.require(batch, "this trainer")
             scored_B = self.rule.matters(batch)
             scores = batch_scores(batch, scored_B, self.rule, self.engine, PassSettings.of(data, self.engine))
@@ -106,9 +120,9 @@ def actor_worker_class(worker):
         worker: the ActorRolloutRefWorker; its config is verl's `actor_rollout_ref` section.
 
     Returns:
-        verl's own TrainingWorker unless launch.prepare put GRAIL's options into the section.
+        verl's own TrainingWorker unless the rest of that config says `algorithm.adv_estimator=grail`.
     """
-    options, run = worker.config.get("grail"), worker.config.get("grail_run")
+    options = options_of_actor(worker.config)
     if options is None:
         return TrainingWorker
-    return partial(GrailTrainingWorker, grail=OmegaConf.to_object(options), run=run)
+    return partial(GrailTrainingWorker, grail=options, run=from_section(worker.config, "..trainer.default_local_dir"))

@@ -136,4 +136,4 @@ def test_the_preset_sets_score_and_weights_alone():
     config = composed("+grail=oar_g", "+algorithm.grail.occurrence=first")
     prepare(config)
     prepare(config)  # as main_ppo and validate_config both do
-    assert config.actor_rollout_ref.grail.score == "oar_g"
+    assert config.algorithm.grail.score == "oar_g"

@@ -67,6 +67,14 @@ def test_clipping_bounds_hold():
     assert got[0] == 0.5 and got[21] == 5.0
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_leave_the_answer_its_weights(wrong):
+    """METHOD steps 6 and 7: a response that is not reweighted keeps 1, but for its answer and what lies behind."""
+    got = weights([1.0, wrong, 9.0, 9.0, 9.0, 1.0], answer=range(2, 5), content=range(3, 4), mean=0.75)
+    assert got == weights([1.0, 2.0, 9.0, 9.0, 9.0, 1.0], None, range(2, 5), range(3, 4), 1.0, mean=0.75)
+    assert got == [1.0, 1.0, 0.75, 5.0, 0.75, 0.75]
+
+
 def test_equal_scores_weigh_the_mean_exactly():
     for score in (0.0, 1e-12, 0.1, 7.0):
         got = weights([score] * 997 + [score], answer=range(997, 998), statistics="reasoning", mean=1.25)

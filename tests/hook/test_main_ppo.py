@@ -189,6 +189,20 @@ def test_a_rank_that_fails_ends_the_run(home):
     assert waited < 120
 
 
+SHADOWING = """
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+
+ActorRolloutRefWorker.actor_worker_cls = TrainingWorker
+"""
+
+
+@pytest.mark.sweep
+def test_another_plugin_that_takes_the_actors_place_ends_the_run(home):
+    (home / "shadowing.py").write_text(SHADOWING)
+    done = main_ppo(home, "shadowing.jsonl", *FSDP2, "actor_rollout_ref.model.external_lib=shadowing")
+    assert done.returncode != 0 and "came back without actor/grail/*" in done.stdout + done.stderr
+
+
 TRAINERS = {
     "colocate_async": (["trainer.v1.trainer_mode=colocate_async"], True),
     "V0": (["trainer.use_v1=False"], False),

@@ -34,6 +34,8 @@ BY_ROWS = [
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
 ]
+ONE_ROW = [override.replace("=2", "=1") for override in BY_ROWS]
+EAGER = MODEL + "override_config.attn_implementation=eager"
 HOPS = {"hops": 3, "rollouts": "all"}
 CARRIED = {"score": ["saliency", "surprise"], "hops": 3, "weights": "proportional", "total": 9.0}  # +grail=carried
 OAR_G = {"score": "oar_g", "weights": "reshaped"}
@@ -231,6 +233,10 @@ CASES = {
     **{f"{name}, fsdp2 packed": Case(name, "fsdp2", {}, [CHECKPOINTED]) for name in MODELS[::2]},
     **{f"{name}, fsdp2 padded": Case(name, "fsdp2", {"leaf": "middle"}, [PADDED, PLAIN]) for name in MODELS[1::2]},
     **{f"{name}, fsdp packed": Case(name, "fsdp", {}, [CHECKPOINTED]) for name in ("llama", "gemma2", "qwen3_moe")},
+    # Models that mix the rows of a packed micro-batch.
+    "qwen3_next, fsdp2 padded": Case("qwen3_next", "fsdp2", {}, [PADDED, CHECKPOINTED]),
+    "qwen3_next, fsdp packed, a row at a time": Case("qwen3_next", "fsdp", {}, [PLAIN, *ONE_ROW]),
+    "gpt_oss, eager, fsdp padded": Case("gpt_oss", "fsdp", {}, [PADDED, PLAIN, EAGER]),
     "torch.compile": Case("tied", "fsdp", {}, [FSDP + "use_torch_compile=True"], rollout=with_entropy),
     # Last, each with an architecture of its own: verl replaces the forward of the model's class, for good. (On FSDP2
     # with untied embeddings verl's fused kernels do not run, with or without GRAIL.)
@@ -239,6 +245,11 @@ CASES = {
         "llama", "fsdp2", {"score": "entropy", "weights": "proportional"}, [PADDED, *FUSED]
     ),
     "fused kernels, fsdp2 padded": Case("qwen2", "fsdp2", {}, [PADDED, *FUSED]),
+}
+
+REFUSED = {
+    "qwen3_next, fsdp2 packed": Case("qwen3_next", "fsdp2", {}, [CHECKPOINTED]),
+    "gpt_oss, eager, fsdp packed": Case("gpt_oss", "fsdp", {}, [PLAIN, EAGER]),
 }
 
 
@@ -260,7 +271,7 @@ def save_policies(folder_of) -> dict[str, str]:
     """Policies of every case; name → folder, which `folder_of` makes of the name."""
     from peft import LoraConfig, TaskType, get_peft_model
 
-    names = {"untied", "adapter", *(case.policy for case in CASES.values())}
+    names = {"untied", "adapter", *(case.policy for case in (CASES | REFUSED).values())}
     paths = {name: str(folder_of(name)) for name in names}
     for name in names - {"adapter"}:
         architecture = "qwen3" if name in ("tied", "untied") else name
@@ -285,9 +296,9 @@ def folders(tmp_path_factory) -> dict:
 def results(folders, request) -> dict:
     """name → what each rank saw, of the cases that were asked for; one group of processes for all of so many ranks."""
     chosen = [item.callspec.params["name"] for item in request.session.items if item.path == request.path]
-    by_name = {}
-    for count in sorted({CASES[name].ranks for name in chosen}):
-        cases = {name: CASES[name] for name in chosen if CASES[name].ranks == count}
+    there, by_name = CASES | REFUSED, {}
+    for count in sorted({there[name].ranks for name in chosen}):
+        cases = {name: there[name] for name in chosen if there[name].ranks == count}
         of_ranks = ranks.on_ranks(harness.session, count, folders, cases)
         by_name.update({name: [result[name] for result in of_ranks] for name in cases})
     return by_name
@@ -296,3 +307,9 @@ def results(folders, request) -> dict:
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ALWAYS else pytest.mark.sweep) for n in CASES])
 def test_case(results, name):
     harness.check(CASES[name], results[name])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_mixes_packed_rows_is_refused_on_every_rank(results, name):
+    for result in results[name]:
+        assert "use_remove_padding=True is not allowed" in result["error"], result

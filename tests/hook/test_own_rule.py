@@ -146,8 +146,9 @@ def missing_on_a_worker(rank: int, folders: dict, rules: str) -> None:
         folders["tied"], "algorithm.adv_estimator=grail", f"+algorithm.grail.modules=[{rules}]",
         "+algorithm.grail.weights=mean_one",
     )
-    OmegaConf.set_readonly(config.grail, False)
-    config.grail.modules = [rules.replace("rules.py", "elsewhere.py")]
+    options = OmegaConf.select(config, "..algorithm.grail")
+    OmegaConf.set_readonly(options, False)
+    options.modules = [rules.replace("rules.py", "elsewhere.py")]
     ActorRolloutRefWorker(config, role="actor").init_model()
 
 

@@ -1,27 +1,36 @@
 """How verl finds the plugin, what it does to a config before Ray starts, and the estimator against GRPO."""
 
+import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
 import verl  # noqa: F401  loads the plugin
 from composed import composed
+from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from verl.protocol import DataProto
 from verl.trainer.ppo import core_algos
-from verl.trainer.ppo.ray_trainer import compute_advantage
+from verl.trainer.ppo.ray_trainer import RayPPOTrainer, compute_advantage
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+from verl.utils import tensordict_utils as tu
+from verl.workers.engine_workers import TrainingWorker
 
 from grail_verl import GrailConfig, register_weights
 from grail_verl.credit.rule import Rule
 from grail_verl.credit.weights import WEIGHTS
 from grail_verl.hook.launch import prepare
+from grail_verl.hook.worker import GrailTrainingWorker, actor_worker_class
+from hydra_plugins.grail_verl import ASKS
 
 
 def test_hydra_finds_the_presets_and_overrides_win():
@@ -31,17 +40,41 @@ def test_hydra_finds_the_presets_and_overrides_win():
     assert config.algorithm.grail.std == 0.25 and config.algorithm.grail.occurrence == "first"
 
 
+def test_a_preset_beats_a_file_of_ones_own(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "defaults: [ppo_trainer, _self_]\nhydra: {searchpath: [pkg://verl.trainer.config]}\n"
+        "actor_rollout_ref: {actor: {ppo_epochs: 2, shuffle: true}}\n"
+    )
+    with initialize_config_dir(str(tmp_path), version_base=None):
+        alone, preset, beaten = (
+            compose("mine", overrides).actor_rollout_ref.actor
+            for overrides in ([], ["+grail=paper"], ["+grail=paper", "actor_rollout_ref.actor.ppo_epochs=3"])
+        )
+    assert [actor.ppo_epochs for actor in (alone, preset, beaten)] == [2, 4, 3]
+    assert alone.shuffle and preset.shuffle and beaten.shuffle
+
+
 def test_the_last_choice_of_presets_counts():
     """So the quick start, which chooses the CPU's, takes further ones behind its own."""
     config = composed("+grail=cpu", "+grail=[cpu,high_entropy]")
     assert config.trainer.device == "cpu" and config.algorithm.grail.score == "entropy"
 
 
+def options_in_the_worker(config) -> dict | None:
+    """Of the actor that verl builds out of a section of the config that Ray has pickled; None: it is verl's own."""
+    section = pickle.loads(cloudpickle.dumps(config.actor_rollout_ref))
+    actor = actor_worker_class(SimpleNamespace(config=section))
+    if actor is TrainingWorker:
+        return None
+    assert actor.func is GrailTrainingWorker
+    return dataclasses.asdict(actor.keywords["grail"])
+
+
 def test_scores_that_multiply_come_from_a_preset_and_reach_the_workers():
     config = composed("+grail=carried", "algorithm.grail.hops=2")
     prepare(config)
-    options = OmegaConf.to_object(config.actor_rollout_ref.grail)
-    assert options == GrailConfig(score=["saliency", "surprise"], hops=2, weights="proportional")
+    options = GrailConfig(score=["saliency", "surprise"], hops=2, weights="proportional")
+    assert options_in_the_worker(config) == dataclasses.asdict(options)
     assert Rule(options).names.startswith("algorithm.grail.score=[saliency,surprise] and ")
     assert composed("+grail=surprise").algorithm.grail.score == "surprise"
 
@@ -50,10 +83,70 @@ def test_a_prepared_config_holds_every_option_where_logger_and_workers_look():
     config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.std=0.3")
     prepare(config)
     prepare(config)  # the legacy trainer validates a second time, in another process
-    expected = GrailConfig(std=0.3)
-    assert OmegaConf.to_object(config.algorithm.grail) == expected
-    assert OmegaConf.to_object(config.actor_rollout_ref.grail) == expected
-    assert OmegaConf.to_container(config, resolve=True)["algorithm"]["grail"]["w_max"] == 5.0
+    expected = dataclasses.asdict(GrailConfig(std=0.3))
+    assert OmegaConf.to_container(config, resolve=True)["algorithm"]["grail"] == expected
+    assert options_in_the_worker(config) == expected
+
+
+def test_a_prepared_config_that_is_switched_to_another_estimator_trains_that_one():
+    config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.std=0.3")
+    prepare(config)
+    config.algorithm.adv_estimator = "grpo"
+    assert options_in_the_worker(config) is None  # whoever starts the trainer without validating again
+    prepare(config)
+    assert options_in_the_worker(config) is None
+    config.algorithm.adv_estimator = "grail"
+    prepare(config)
+    assert options_in_the_worker(config)["std"] == 0.3
+
+
+@pytest.mark.parametrize(("changes", "std"), [({}, 0.3), ({"std": 0.4}, 0.4), ({"rollouts": "all"}, 0.3)])
+def test_a_prepared_config_that_was_saved_can_be_loaded_changed_switched_and_switched_back(tmp_path, changes, std):
+    config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.std=0.3")
+    prepare(config)
+    OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
+    config = OmegaConf.load(tmp_path / "config.yaml")
+    config.algorithm.adv_estimator = "grpo"
+    prepare(config)
+    assert options_in_the_worker(config) is None
+    config.algorithm.adv_estimator = "grail"
+    config.algorithm.grail.update(changes)
+    prepare(config)
+    assert options_in_the_worker(config) == dataclasses.asdict(GrailConfig(**{"std": std, **changes}))
+    config.algorithm.grail = {**config.algorithm.grail, "share": 0.4}
+    with pytest.raises(ValueError, match=r"grail\.share=0\.4 has no effect with"):
+        prepare(config)
+
+
+def test_a_prepared_config_is_checked_again_when_it_is_validated_again():
+    config = composed("algorithm.adv_estimator=grail")
+    prepare(config)
+    config.actor_rollout_ref.actor.policy_loss.loss_mode = "geo_mean"
+    with pytest.raises(ValueError, match="geo_mean"):
+        prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("+grail.std=0.3", "grail.std=0.3 would be read by nobody; write +algorithm.grail.std=0.3"),
+        ("+actor_rollout_ref.grail.std=0.3", "actor_rollout_ref.grail.std=0.3 would be read by nobody; write +algo"),
+        ("+algorithm.grial.std=0.3", "algorithm.grial.std=0.3 would be read by nobody; write +algorithm.grail.std"),
+        ("+algorithm.Grail.rollouts=all", "algorithm.Grail.rollouts='all' would be read by nobody"),
+        ("+actor_rollout_ref.actor.grail.std=0.3", "actor_rollout_ref.actor.grail.std=0.3 would be read by nobody"),
+    ],
+)
+def test_options_in_a_place_where_nobody_reads_them_are_refused(override, says):
+    config = composed("algorithm.adv_estimator=grail", override)
+    with pytest.raises(ValueError) as error:
+        prepare(config)
+    assert says in str(error.value)
+    config.algorithm.adv_estimator = "grpo"
+    prepare(config)
+
+
+def test_sections_of_like_names_are_no_options():
+    prepare(composed("algorithm.adv_estimator=grail", "+data.trail.length=3", "+algorithm.train.epochs=1"))
 
 
 @pytest.mark.parametrize("score", ["saliency", "entropy"])
@@ -62,8 +155,8 @@ def test_records_go_to_the_same_folder_wherever_a_worker_runs(tmp_path, monkeypa
     options = [f"+algorithm.grail.score={score}", "+algorithm.grail.dump_responses=8"]
     config = composed("algorithm.adv_estimator=grail", *options, "+algorithm.grail.dump_dir=runs/records")
     prepare(config)
-    grail = OmegaConf.to_object(config.actor_rollout_ref.grail)
-    assert grail.dump_dir == f"{tmp_path}/runs/records" and grail.dump_responses == 8
+    grail = options_in_the_worker(config)
+    assert grail["dump_dir"] == f"{tmp_path}/runs/records" and grail["dump_responses"] == 8
     assert not (tmp_path / "runs").exists()  # whoever writes makes it
     (tmp_path / "runs/records").mkdir(parents=True)  # as a run finds it that resumes
     config = composed("algorithm.adv_estimator=grail", f"+algorithm.grail.dump_dir={tmp_path}/runs/../runs/records")
@@ -226,6 +319,83 @@ def test_the_cpu_is_offered_where_it_is_meant(platform, in_ray, says):
     assert run.stdout.strip().splitlines()[-1] == says, run.stderr
 
 
+UNPICKLING = "import pickle, sys, verl; pickle.load(open(sys.argv[1], 'rb'))"
+
+
+def test_a_worker_in_which_the_plugin_is_not_active_ends_when_it_is_given_the_options(tmp_path):
+    config = composed("algorithm.adv_estimator=grail")
+    prepare(config)
+    (tmp_path / "section").write_bytes(cloudpickle.dumps(config.actor_rollout_ref))
+    run = subprocess.run(
+        [sys.executable, "-c", UNPICKLING, "section"], capture_output=True, text=True, timeout=120, cwd=tmp_path,
+        env={**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "none"},
+    )
+    assert run.returncode == 1 and "grail-verl is installed but not active on" in run.stderr
+    assert "VERL_USE_EXTERNAL_PLUGINS='none'" in run.stderr
+
+
+def updated(trainer: type, estimator: str, metrics: dict) -> dict:
+    """What a trainer's `_update_actor` makes of metrics that workers, stood in for here, have sent back."""
+    config = composed(f"algorithm.adv_estimator={estimator}")
+    output = tu.get_tensordict({}, non_tensor_dict={"metrics": {"mfu": 0.1, "loss": 0.5, **metrics}})
+    actors = SimpleNamespace(update_actor=lambda batch: output)
+    this = SimpleNamespace(config=config, actor_rollout_wg=actors, distillation_config=None)
+    if trainer is RayPPOTrainer:
+        ids = torch.ones(2, 4, dtype=torch.long)
+        fields = {"input_ids": ids, "attention_mask": ids, "position_ids": ids, "response_mask": ids[:, 2:]}
+        return trainer._update_actor(this, DataProto.from_dict(fields)).meta_info["metrics"]
+    found: dict = {}
+    trainer._update_actor(this, SimpleNamespace(extra_info={}), metrics=found)
+    return found
+
+
+@pytest.mark.parametrize("trainer", [PPOTrainer, RayPPOTrainer], ids=["V1", "V0"])
+def test_an_update_without_grails_metrics_was_grpos_and_ends_the_run(trainer):
+    """The class of another plugin, or of a subclass, stood where GRAIL's belongs."""
+    with pytest.raises(RuntimeError, match=r"came back without actor/grail/\*"):
+        updated(trainer, "grail", {})
+    assert updated(trainer, "grail", {"grail/weight_mean": 1.0})["actor/grail/weight_mean"] == 1.0
+    assert updated(trainer, "grpo", {})["actor/loss"] == 0.5
+
+
+OLD_VERL = """
+import sys, types
+verl = types.ModuleType("verl")
+verl.__version__ = "0.8.0"
+sys.modules["verl"] = verl  # a version that loads no plugins
+sys.argv[1:] = {arguments!r}
+from hydra import compose, initialize_config_module
+with initialize_config_module("grail_verl.conf", version_base=None):
+    compose(overrides=["+x=1"])
+print("and on it goes")
+"""
+
+
+def test_a_verl_that_loads_no_plugins_is_named_as_soon_as_hydra_starts():
+    asked, other = (
+        subprocess.run(
+            [sys.executable, "-c", OLD_VERL.format(arguments=[f"algorithm.adv_estimator={name}", "x=/me/grail/"])],
+            capture_output=True, text=True, timeout=60,
+        )
+        for name in ("grail", "grpo")
+    )
+    assert asked.returncode == 1
+    assert "grail-verl is installed but not active: verl 0.8.0 has not loaded it" in asked.stderr
+    assert other.returncode == 0 and "and on it goes" in other.stdout, other.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "asks"),
+    [
+        ("algorithm.adv_estimator=grail", True), ("+algorithm.grail.std=0.3", True), ("+grail=[cpu,paper]", True),
+        ("++algorithm.adv_estimator=grail", True), ("+grail.std=1", True), ("algorithm.adv_estimator=grpo", False),
+        ("data.train_files=/me/grail/adv_estimator=grail", False), ("trainer.project_name=grail", False),
+    ],
+)
+def test_what_asks_for_grail(argument, asks):
+    assert bool(ASKS.match(argument)) == asks
+
+
 def test_a_verl_changed_underneath_fails_loudly():
     from grail_verl.hook import patches
 
@@ -237,6 +407,12 @@ def test_a_verl_changed_underneath_fails_loudly():
         patches.run_ppo(ModuleType("verl.trainer.main_ppo"))
     with pytest.raises(ImportError, match="compute_advantage_for_multi_trajectories should take"):
         patches.multi_trajectory_advantage(ModuleType("verl.trainer.ppo.v1.utils"))
+    with pytest.raises(ImportError, match="add_to_batch should take batch, rollout_corr_config"):
+        patches.rollout_correction(ModuleType("verl.trainer.ppo.rollout_corr_helper"))
+    changed.PPOTrainer = changed.RayPPOTrainer = type("Trainer", (), {"_update_actor": lambda self, data: None})
+    for patch in (patches.trainer, patches.legacy_trainer):
+        with pytest.raises(ImportError, match="Trainer._update_actor should take batch"):
+            patch(changed)
 
 
 @st.composite
@@ -319,6 +495,48 @@ def test_by_hand_two_of_four_right():
         # A group of one has mean 0 and deviation 1 in verl: its advantage is its reward.
         alone = 1.0 / (1 + 1e-6) if norm else 1.0
         assert advantages[:, 0].tolist() == pytest.approx([size, size, -size, -size, alone], rel=1e-6)
+
+
+def advantages_of(rewards: list[float], estimator: str, norm: bool, sessions: bool, spread=False) -> list[float]:
+    """Of one group, through V0's dispatch or, as sessions, V1's; each reward on a token of its own, or on the last."""
+    rows = torch.zeros(len(rewards), len(rewards))
+    for row, reward in enumerate(rewards):
+        rows[row, row if spread else -1] = reward
+    data = data_of((["a"] * len(rewards), rows, torch.ones(rows.shape, dtype=torch.long)))
+    settings = {"adv_estimator": estimator, "norm_adv_by_std_in_grpo": norm, "config": ALGORITHMS[estimator, norm]}
+    if sessions:
+        keys = [f"a_{row}_0" for row in range(len(rewards))]
+        data = compute_advantage_for_multi_trajectories(data, batch_keys=keys, **settings)
+    else:
+        data = compute_advantage(data, **settings)
+    assert torch.equal(data.batch["advantages"], data.batch["returns"])
+    return data.batch["advantages"][:, 0].tolist()
+
+
+@pytest.mark.parametrize("sessions", [False, True], ids=["V0", "V1"])
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("reward", [0.3, 0.1, 0.7, 1 / 3, -0.3, 1e-3, 1e4 + 0.1, 1.0, 0.0])
+def test_groups_of_one_mind_have_advantage_zero(reward, norm, sessions):
+    """verl's mean of equal rewards is off by rounding, which its division by the deviation, also rounding, enlarges."""
+    for count in (2, 3, 7, 8, 64):
+        assert advantages_of([reward] * count, "grail", norm, sessions) == [0.0] * count
+        assert advantages_of([reward] * count, "grail", norm, sessions, spread=True) == [0.0] * count
+
+
+@pytest.mark.parametrize("sessions", [False, True], ids=["V0", "V1"])
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_reward_in_the_middle_has_advantage_zero_and_the_others_grpos(norm, sessions):
+    """In float32 the middle one is an ulp off their mean."""
+    for rewards in ([0.1, 0.3, 0.5], [0.3, 0.6, 0.9]):
+        got, plain = (advantages_of(rewards, name, norm, sessions) for name in ("grail", "grpo"))
+        assert got == [plain[0], 0.0, plain[2]] and 0 not in plain
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_small_differences_between_rewards_are_kept(norm):
+    for rewards in ([1.0, 1.0 - 1e-5] * 4, [100.0, 100.01] * 4, [1e-8, 0.0], [0.5]):
+        got = advantages_of(rewards, "grail", norm, True)
+        assert 0 not in got and got == advantages_of(rewards, "grpo", norm, True)
 
 
 def test_a_trainer_that_skipped_the_check_is_told_so():

@@ -40,7 +40,7 @@ def test_the_blocks_compose_with_every_preset(heading, preset):
     assert ours[:2] == ["algorithm.adv_estimator=grail", "reward.custom_reward_function.path=pkg://grail_verl.reward"]
     config = composed(*([f"+grail={preset}"] if preset else []), *theirs, *ours)
     prepare(config)
-    assert config.actor_rollout_ref.grail.score == ("oar_g" if preset and "oar_g" in preset else "saliency")
+    assert config.algorithm.grail.score == ("oar_g" if preset and "oar_g" in preset else "saliency")
     for override in [*theirs, *ours]:  # what the experiment sets stays set, whatever the preset
         name, value = override.lstrip("+").split("=")
         if name != "algorithm.adv_estimator":
