@@ -8,7 +8,7 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
 
-# With Hydra's antlr. This very version: reward.py mends what it misreads.
+# With Hydra's antlr. This very version: reward/ mends what it misreads.
 MATH = ["math-verify[antlr4_9_3]==0.9.0", "openai>=2", "rich"]
 
 REPORT = ["matplotlib", "rich"]

@@ -8,13 +8,13 @@
 # same command, it goes on from the last checkpoint. Further arguments are Hydra overrides, RUN is the run's
 # folder:
 #
-#   bash recipes/quickstart/run.sh '+grail=[cpu,high_entropy]'     # a preset: behind +grail=cpu, name both
+#   RUN=outputs/quickstart/high_entropy bash recipes/quickstart/run.sh '+grail=[cpu,high_entropy]'    # name both
 #   RUN=outputs/quickstart/grpo bash recipes/quickstart/run.sh algorithm.adv_estimator=grpo
 #   python -m recipes.quickstart.plot outputs/quickstart/grail outputs/quickstart/grpo
 #
 # With vLLM in place of transformers (docs/vllm_cpu.md), in an environment of its own:
 #
-#   EXTRA=cpu-vllm bash recipes/quickstart/run.sh actor_rollout_ref.rollout.name=vllm
+#   RUN=outputs/quickstart/vllm EXTRA=cpu-vllm bash recipes/quickstart/run.sh actor_rollout_ref.rollout.name=vllm
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 RUN=${RUN:-outputs/quickstart/grail}

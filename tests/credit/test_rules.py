@@ -486,6 +486,20 @@ def test_a_tools_tokens_have_no_score():
     assert one([1.0, 2.0, 9.0], config, mask=[1, 1, 0]) == [0.5, 1, 0]
 
 
+def test_a_score_that_is_no_number_does_not_reach_the_weights():
+    @register_weights("of_highest")
+    class OfHighest(WEIGHTS.find("reshaped")):
+        def token_weights(self, scores_BT, weighted_B, batch):
+            return scores_BT / scores_BT.max() + ~weighted_B[:, None]
+
+    rule = Rule(GrailConfig(score="surprise", weights="of_highest"))
+    batch = batch_of(["3", "3"])
+    scores_BT = torch.tensor([[4.0], [torch.nan]]).expand(batch.response_mask_BT.shape)
+    credit = rule.credit(batch, scores_BT, rule.can_weigh(batch))
+    assert credit.weights_BT[:, 0].tolist() == [1, 1]
+    assert credit.weighted_B.tolist() == [True, False] and credit.nonfinite_B.tolist() == [False, True]
+
+
 def test_low_precision_scores_give_float32_weights():
     config = GrailConfig(score="surprise", weights="reshaped")
     scores = torch.rand(1, 9).bfloat16()
