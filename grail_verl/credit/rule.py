@@ -133,7 +133,8 @@ class Rule:
         scores_BT = torch.where(scored_B[:, None], scores_BT, 0.0)
         known_B = finite_rows(scores_BT, batch.response_mask_BT)
         weighted_B = scored_B & known_B
-        own_BT = torch.where(batch.response_mask_BT, scores_BT, 0.0)  # what a tool wrote has no score
+        # What a tool wrote has no score, and no rule is to add up those of others with what is no number.
+        own_BT = torch.where(batch.response_mask_BT & known_B[:, None], scores_BT, 0.0)
         weights_BT = self.weights.token_weights(own_BT, weighted_B, batch)
         self._require_shape("weights", weights_BT, batch)
         finite_B = finite_rows(weights_BT, batch.response_mask_BT)

@@ -348,6 +348,18 @@ def test_weights_that_are_no_numbers_keep_one_and_are_told():
     assert rule.credit(batch, scores_BT, none_B).nonfinite_B.tolist() == [True, True]
 
 
+def test_a_row_of_scores_that_are_no_numbers_is_no_other_rows_business():
+    """A rule that compares responses sees scores of 0 there, as of all that have none."""
+    rule = Rule(GrailConfig(score="surprise"))
+    rule.weights.token_weights = lambda scores_BT, weighted_B, batch: scores_BT / scores_BT.sum()
+    batch = batch_of(["3 4", "3 4"])
+    scores_BT = torch.ones(batch.response_mask_BT.shape)
+    scores_BT[1, 0] = torch.nan
+    credit = rule.credit(batch, scores_BT, rule.can_weigh(batch))
+    assert credit.weighted_B.tolist() == [True, False] and credit.nonfinite_B.tolist() == [False, True]
+    assert credit.weights_BT[0].sum().item() == pytest.approx(1) and credit.scores_BT[1, 0].isnan()
+
+
 def test_a_score_that_scores_nothing_is_refused():
     @register_score("idle")
     class Idle(Score):
