@@ -55,11 +55,14 @@ def prepare(config: DictConfig) -> None:
     rule.refuse_unread(_chosen(section or {}))
     _refuse_unserved(config, rule)
     _refuse_lost_weights(config)
-    if options.dump_dir is not None and not is_prepared(config.algorithm):  # the legacy trainer's node may lack it
+    # The legacy trainer asks again, with the path made absolute, where the folder may not be.
+    looked_at = is_prepared(config.algorithm) and os.path.isabs(options.dump_dir or "")
+    if options.dump_dir is not None and not looked_at:
         options = replace(options, dump_dir=_dump_folder(options.dump_dir))
         refuse_others(options, config.trainer.default_local_dir)
     with open_dict(config):
         config.algorithm.grail = OmegaConf.structured(HandedOver(**vars(options)))
+    OmegaConf.set_readonly(config.algorithm.grail, False)  # a notebook may change an option and start again
 
 
 def _chosen(section: dict) -> dict:

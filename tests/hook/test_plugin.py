@@ -118,6 +118,21 @@ def test_a_prepared_config_that_was_saved_can_be_loaded_changed_switched_and_swi
         prepare(config)
 
 
+def test_a_prepared_config_can_be_changed_where_it_stands(tmp_path, monkeypatch):
+    """As in a notebook, which starts one run after another."""
+    monkeypatch.chdir(tmp_path)
+    config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.std=0.3")
+    prepare(config)
+    config.algorithm.grail.std = 0.4
+    config = OmegaConf.merge(config, {"algorithm": {"grail": {"rollouts": "all", "dump_dir": "records"}}})
+    prepare(config)
+    expected = GrailConfig(std=0.4, rollouts="all", dump_dir=f"{tmp_path}/records")
+    assert options_in_the_worker(config) == dataclasses.asdict(expected)
+    config.algorithm.grail.hops = 9
+    with pytest.raises(ValueError, match=r"grail\.hops=9 is not allowed"):
+        prepare(config)
+
+
 def test_a_prepared_config_is_checked_again_when_it_is_validated_again():
     config = composed("algorithm.adv_estimator=grail")
     prepare(config)
