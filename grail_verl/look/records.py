@@ -169,9 +169,10 @@ def _of_another(folder: Path, config: GrailConfig, run: str) -> str | None:
     return None
 
 
-def _is_same_run(theirs: object, ours: str) -> bool:
+def _is_same_run(theirs: object, ours: str | None) -> bool:
     """By the folder that each names, whatever its spelling: with a slash at the end, or from here on."""
-    return theirs == ours or isinstance(theirs, str) and os.path.abspath(theirs) == os.path.abspath(ours)
+    named = isinstance(theirs, str) and isinstance(ours, str)
+    return theirs == ours or named and os.path.abspath(theirs) == os.path.abspath(ours)
 
 
 def drop_from(folder: str | Path, step: int) -> bool:

@@ -159,6 +159,8 @@ def test_a_run_is_the_same_however_its_folder_is_spelled(tmp_path, monkeypatch, 
     config = GrailConfig(dump_dir="records")
     Writer("records").write_settings(config, (0.5, 5.0), "checkpoints/a")
     refuse_others(config, run.format(here=tmp_path))
+    with pytest.raises(ValueError, match="and this one has trainer.default_local_dir=None"):
+        refuse_others(config, None)  # one that saves nothing
 
 
 def test_a_run_that_began_before_an_option_was_there_goes_on(tmp_path):
