@@ -126,13 +126,18 @@ def require_weighted(config: DictConfig, metrics: Mapping) -> None:
 
 
 def _refuse_misplaced(config: DictConfig) -> None:
-    """Options in a section that is not `algorithm.grail`, under its name or one that was meant to be."""
+    """Options in a section that is not `algorithm.grail`: under its name or one that was meant to be, or beside it."""
     known = asdict(GrailConfig()).keys()
     for place, section in _sections(OmegaConf.to_container(config)):
         name = place.rpartition(".")[2]
         likeness = difflib.SequenceMatcher(None, name.lower(), "grail").ratio()
-        if place != SECTION and section and (name == "grail" or (likeness >= 0.8 and section.keys() & known)):
-            option, value = next(iter(section.items()))
+        if place == "algorithm":
+            misplaced = [option for option in section if option in known]
+        else:
+            meant = name == "grail" or (likeness >= 0.8 and section.keys() & known)
+            misplaced = list(section) if place != SECTION and meant else []
+        if misplaced:
+            option, value = misplaced[0], section[misplaced[0]]
             raise ValueError(f"{place}.{option}={value!r} would be read by nobody; write +{SECTION}.{option}={value}")
 
 

@@ -148,6 +148,8 @@ def test_a_prepared_config_is_checked_again_when_it_is_validated_again():
         ("+actor_rollout_ref.grail.std=0.3", "actor_rollout_ref.grail.std=0.3 would be read by nobody; write +algo"),
         ("+algorithm.grial.std=0.3", "algorithm.grial.std=0.3 would be read by nobody; write +algorithm.grail.std"),
         ("+algorithm.Grail.rollouts=all", "algorithm.Grail.rollouts='all' would be read by nobody"),
+        ("+algorithm.std=0.3", "algorithm.std=0.3 would be read by nobody; write +algorithm.grail.std=0.3"),
+        ("+algorithm.hops=3", "algorithm.hops=3 would be read by nobody; write +algorithm.grail.hops=3"),
         ("+actor_rollout_ref.actor.grail.std=0.3", "actor_rollout_ref.actor.grail.std=0.3 would be read by nobody"),
     ],
 )
