@@ -66,10 +66,11 @@ def prepare(config: DictConfig) -> None:
 
 
 def _chosen(section: dict) -> dict:
-    """What a user wrote of these options: of all of them, as `prepare` leaves them, those that are not the default."""
-    defaults = asdict(GrailConfig())
-    if section.keys() != defaults.keys():
+    """What a user wrote of these options: as `prepare`, of this version or another, leaves them, those that are not the
+    default."""
+    if not {"std", "total", "share"} <= section.keys():  # of different weights: a user has no use for all of them
         return section
+    defaults = asdict(GrailConfig())
     return {name: value for name, value in section.items() if value != defaults[name]}
 
 
@@ -121,7 +122,8 @@ def require_weighted(config: DictConfig, metrics: Mapping) -> None:
     if config.algorithm.adv_estimator == ESTIMATOR and not any(name.startswith(METRICS) for name in metrics):
         raise RuntimeError(
             f"algorithm.adv_estimator={ESTIMATOR}, but the actor's update came back without {METRICS}*: it was GRPO's. "
-            "Where the actor runs, another plugin or a subclass has set ActorRolloutRefWorker.actor_worker_cls"
+            "Where the actor runs, another plugin or a subclass has set ActorRolloutRefWorker.actor_worker_cls, or it "
+            "was given a copy of actor_rollout_ref that has lost the rest of the config"
         )
 
 
