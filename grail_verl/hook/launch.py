@@ -55,18 +55,22 @@ def prepare(config: DictConfig) -> None:
     rule.refuse_unread(_chosen(section or {}))
     _refuse_unserved(config, rule)
     _refuse_lost_weights(config)
-    if options.dump_dir is not None and not is_prepared(config.algorithm):  # the legacy trainer's node may lack it
+    # The legacy trainer asks again, with the path made absolute, where the folder may not be.
+    looked_at = is_prepared(config.algorithm) and os.path.isabs(options.dump_dir or "")
+    if options.dump_dir is not None and not looked_at:
         options = replace(options, dump_dir=_dump_folder(options.dump_dir))
         refuse_others(options, config.trainer.default_local_dir)
     with open_dict(config):
         config.algorithm.grail = OmegaConf.structured(HandedOver(**vars(options)))
+    OmegaConf.set_readonly(config.algorithm.grail, False)  # a notebook may change an option and start again
 
 
 def _chosen(section: dict) -> dict:
-    """What a user wrote of these options: of all of them, as `prepare` leaves them, those that are not the default."""
-    defaults = asdict(GrailConfig())
-    if section.keys() != defaults.keys():
+    """What a user wrote of these options: as `prepare`, of this version or another, leaves them, those that are not the
+    default."""
+    if not {"std", "total", "share"} <= section.keys():  # of different weights: a user has no use for all of them
         return section
+    defaults = asdict(GrailConfig())
     return {name: value for name, value in section.items() if value != defaults[name]}
 
 
@@ -118,18 +122,24 @@ def require_weighted(config: DictConfig, metrics: Mapping) -> None:
     if config.algorithm.adv_estimator == ESTIMATOR and not any(name.startswith(METRICS) for name in metrics):
         raise RuntimeError(
             f"algorithm.adv_estimator={ESTIMATOR}, but the actor's update came back without {METRICS}*: it was GRPO's. "
-            "Where the actor runs, another plugin or a subclass has set ActorRolloutRefWorker.actor_worker_cls"
+            "Where the actor runs, another plugin or a subclass has set ActorRolloutRefWorker.actor_worker_cls, or it "
+            "was given a copy of actor_rollout_ref that has lost the rest of the config"
         )
 
 
 def _refuse_misplaced(config: DictConfig) -> None:
-    """Options in a section that is not `algorithm.grail`, under its name or one that was meant to be."""
+    """Options in a section that is not `algorithm.grail`: under its name or one that was meant to be, or beside it."""
     known = asdict(GrailConfig()).keys()
     for place, section in _sections(OmegaConf.to_container(config)):
         name = place.rpartition(".")[2]
         likeness = difflib.SequenceMatcher(None, name.lower(), "grail").ratio()
-        if place != SECTION and section and (name == "grail" or (likeness >= 0.8 and section.keys() & known)):
-            option, value = next(iter(section.items()))
+        if place == "algorithm":
+            misplaced = [option for option in section if option in known]
+        else:
+            meant = name == "grail" or (likeness >= 0.8 and section.keys() & known)
+            misplaced = list(section) if place != SECTION and meant else []
+        if misplaced:
+            option, value = misplaced[0], section[misplaced[0]]
             raise ValueError(f"{place}.{option}={value!r} would be read by nobody; write +{SECTION}.{option}={value}")
 
 

@@ -159,13 +159,20 @@ def _of_another(folder: Path, config: GrailConfig, run: str) -> str | None:
         settings = _settings(folder)
     except ValueError as error:
         return f"cannot be told from another run's: {error}"
-    if (theirs := settings.get("run")) != run:
+    if not _is_same_run(theirs := settings.get("run"), run):
         of = "made outside of training" if theirs is None else f"of a run with trainer.default_local_dir={theirs}"
         return f"holds records {of}, and this one has trainer.default_local_dir={run}"
+    then = {**_options(GrailConfig()), **settings["options"]}  # a version that lacked an option did as by its default
     for name, value in _options(config).items():
-        if name != "dump_responses" and (theirs := settings["options"].get(name)) != value:
+        if name != "dump_responses" and (theirs := then[name]) != value:
             return f"holds records made with {SECTION}.{name}={theirs!r}, and this run has {value!r}"
     return None
+
+
+def _is_same_run(theirs: object, ours: str | None) -> bool:
+    """By the folder that each names, whatever its spelling: with a slash at the end, or from here on."""
+    named = isinstance(theirs, str) and isinstance(ours, str)
+    return theirs == ours or named and os.path.abspath(theirs) == os.path.abspath(ours)
 
 
 def drop_from(folder: str | Path, step: int) -> bool:

@@ -348,6 +348,18 @@ def test_weights_that_are_no_numbers_keep_one_and_are_told():
     assert rule.credit(batch, scores_BT, none_B).nonfinite_B.tolist() == [True, True]
 
 
+def test_a_row_of_scores_that_are_no_numbers_is_no_other_rows_business():
+    """A rule that compares responses sees scores of 0 there, as of all that have none."""
+    rule = Rule(GrailConfig(score="surprise"))
+    rule.weights.token_weights = lambda scores_BT, weighted_B, batch: scores_BT / scores_BT.sum()
+    batch = batch_of(["3 4", "3 4"])
+    scores_BT = torch.ones(batch.response_mask_BT.shape)
+    scores_BT[1, 0] = torch.nan
+    credit = rule.credit(batch, scores_BT, rule.can_weigh(batch))
+    assert credit.weighted_B.tolist() == [True, False] and credit.nonfinite_B.tolist() == [False, True]
+    assert credit.weights_BT[0].sum().item() == pytest.approx(1) and credit.scores_BT[1, 0].isnan()
+
+
 def test_a_score_that_scores_nothing_is_refused():
     @register_score("idle")
     class Idle(Score):
@@ -484,20 +496,6 @@ def test_a_tools_tokens_have_no_score():
             return scores_BT / scores_BT.max(dim=-1, keepdim=True).values
 
     assert one([1.0, 2.0, 9.0], config, mask=[1, 1, 0]) == [0.5, 1, 0]
-
-
-def test_a_score_that_is_no_number_does_not_reach_the_weights():
-    @register_weights("of_highest")
-    class OfHighest(WEIGHTS.find("reshaped")):
-        def token_weights(self, scores_BT, weighted_B, batch):
-            return scores_BT / scores_BT.max() + ~weighted_B[:, None]
-
-    rule = Rule(GrailConfig(score="surprise", weights="of_highest"))
-    batch = batch_of(["3", "3"])
-    scores_BT = torch.tensor([[4.0], [torch.nan]]).expand(batch.response_mask_BT.shape)
-    credit = rule.credit(batch, scores_BT, rule.can_weigh(batch))
-    assert credit.weights_BT[:, 0].tolist() == [1, 1]
-    assert credit.weighted_B.tolist() == [True, False] and credit.nonfinite_B.tolist() == [False, True]
 
 
 def test_low_precision_scores_give_float32_weights():

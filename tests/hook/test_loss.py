@@ -115,6 +115,11 @@ OWN = {
     "ignores them": (lambda advantages, log_prob, mask: -log_prob, True),
     "takes the sign": (lambda advantages, log_prob, mask: -advantages.sign() * log_prob, True),
     "averages a response": (lambda advantages, log_prob, mask: -advantages.mean(-1, True) * log_prob, True),
+    "takes the first token's": (lambda advantages, log_prob, mask: -advantages[:, :1] * log_prob, True),
+    "takes the last token's, later tokens less": (
+        lambda advantages, log_prob, mask: -advantages[:, -1:] * log_prob * 0.9 ** torch.arange(log_prob.shape[-1]),
+        True,
+    ),
     "averages all": (lambda advantages, log_prob, mask: -advantages.mean() * log_prob.exp(), True),
     "trains on right ones alone": (lambda advantages, log_prob, mask: -advantages.clamp(min=0) * log_prob, False),
     "whitens": (
@@ -162,6 +167,14 @@ def test_a_loss_that_cannot_be_tried_is_told_and_let_through(own, caplog):
     with caplog.at_level(logging.WARNING):
         refuse_blind(actor("own"))
     assert "loss_mode='own'" in caplog.text and "this kernel needs a GPU" in caplog.text
+
+
+def test_a_loss_that_trains_none_of_the_tokens_tried_is_told_and_let_through(own, caplog):
+    """One that leaves out what the policy was sure of, here all of it: nothing is known of how it takes weights."""
+    own(lambda advantages, log_prob, mask: -advantages * log_prob * (log_prob < -0.7))
+    with caplog.at_level(logging.WARNING):
+        refuse_blind(actor("own"))
+    assert "it trains none of the tokens that it was tried with" in caplog.text
 
 
 def test_a_loss_that_only_the_worker_knows_is_refused_there(own):

@@ -118,6 +118,32 @@ def test_a_prepared_config_that_was_saved_can_be_loaded_changed_switched_and_swi
         prepare(config)
 
 
+@pytest.mark.parametrize("lacking", ["hops", "dump_dir"])
+def test_a_prepared_config_that_lacks_an_option_can_be_loaded(tmp_path, lacking):
+    """Saved by a version without it, or with a line taken out."""
+    config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.std=0.3")
+    prepare(config)
+    config = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
+    del config.algorithm.grail[lacking]
+    prepare(config)
+    assert options_in_the_worker(config) == dataclasses.asdict(GrailConfig(std=0.3))
+
+
+def test_a_prepared_config_can_be_changed_where_it_stands(tmp_path, monkeypatch):
+    """As in a notebook, which starts one run after another."""
+    monkeypatch.chdir(tmp_path)
+    config = composed("algorithm.adv_estimator=grail", "+algorithm.grail.std=0.3")
+    prepare(config)
+    config.algorithm.grail.std = 0.4
+    config = OmegaConf.merge(config, {"algorithm": {"grail": {"rollouts": "all", "dump_dir": "records"}}})
+    prepare(config)
+    expected = GrailConfig(std=0.4, rollouts="all", dump_dir=f"{tmp_path}/records")
+    assert options_in_the_worker(config) == dataclasses.asdict(expected)
+    config.algorithm.grail.hops = 9
+    with pytest.raises(ValueError, match=r"grail\.hops=9 is not allowed"):
+        prepare(config)
+
+
 def test_a_prepared_config_is_checked_again_when_it_is_validated_again():
     config = composed("algorithm.adv_estimator=grail")
     prepare(config)
@@ -133,6 +159,8 @@ def test_a_prepared_config_is_checked_again_when_it_is_validated_again():
         ("+actor_rollout_ref.grail.std=0.3", "actor_rollout_ref.grail.std=0.3 would be read by nobody; write +algo"),
         ("+algorithm.grial.std=0.3", "algorithm.grial.std=0.3 would be read by nobody; write +algorithm.grail.std"),
         ("+algorithm.Grail.rollouts=all", "algorithm.Grail.rollouts='all' would be read by nobody"),
+        ("+algorithm.std=0.3", "algorithm.std=0.3 would be read by nobody; write +algorithm.grail.std=0.3"),
+        ("+algorithm.hops=3", "algorithm.hops=3 would be read by nobody; write +algorithm.grail.hops=3"),
         ("+actor_rollout_ref.actor.grail.std=0.3", "actor_rollout_ref.actor.grail.std=0.3 would be read by nobody"),
     ],
 )
@@ -352,7 +380,7 @@ def updated(trainer: type, estimator: str, metrics: dict) -> dict:
 @pytest.mark.parametrize("trainer", [PPOTrainer, RayPPOTrainer], ids=["V1", "V0"])
 def test_an_update_without_grails_metrics_was_grpos_and_ends_the_run(trainer):
     """The class of another plugin, or of a subclass, stood where GRAIL's belongs."""
-    with pytest.raises(RuntimeError, match=r"came back without actor/grail/\*"):
+    with pytest.raises(RuntimeError, match=r"came back without actor/grail/\*.*, or it was given a copy of actor_"):
         updated(trainer, "grail", {})
     assert updated(trainer, "grail", {"grail/weight_mean": 1.0})["actor/grail/weight_mean"] == 1.0
     assert updated(trainer, "grpo", {})["actor/loss"] == 0.5

@@ -153,6 +153,27 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         refuse_others(config, "checkpoints/a")
 
 
+@pytest.mark.parametrize("run", ["checkpoints/a/", "./checkpoints/a", "checkpoints/b/../a", "{here}/checkpoints/a"])
+def test_a_run_is_the_same_however_its_folder_is_spelled(tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    config = GrailConfig(dump_dir="records")
+    Writer("records").write_settings(config, (0.5, 5.0), "checkpoints/a")
+    refuse_others(config, run.format(here=tmp_path))
+    with pytest.raises(ValueError, match="and this one has trainer.default_local_dir=None"):
+        refuse_others(config, None)  # one that saves nothing
+
+
+def test_a_run_that_began_before_an_option_was_there_goes_on(tmp_path):
+    config = GrailConfig(dump_dir=str(tmp_path))
+    Writer(tmp_path).write_settings(config, (0.5, 5.0), "checkpoints/a")
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    del settings["options"]["hops"]
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    refuse_others(config, "checkpoints/a")
+    with pytest.raises(ValueError, match=r"made with algorithm.grail.hops=0, and this run has 2"):
+        refuse_others(replace(config, hops=2), "checkpoints/a")
+
+
 def test_responses_come_in_order_of_step_rank_and_row(tmp_path):
     for rank in (10, 2):
         filled(tmp_path, record(2, row=1), record(2, row=0), record(1), rank=rank)
