@@ -3,7 +3,7 @@
 #
 #   bash tests/run.sh -m fast                               the first to run, under two minutes
 #   bash tests/run.sh                                       all but the three below
-#   bash tests/run.sh -m sweep                              the rest of the ways to run verl, 15 minutes
+#   bash tests/run.sh -m sweep                              the rest of the ways to run verl, 20 minutes
 #   bash tests/run.sh -m recipes                            every recipe of the paper, from training to comparison
 #   EXTRA=test,cpu-vllm bash tests/run.sh -m vllm           vLLM as the rollout on a CPU
 set -euo pipefail

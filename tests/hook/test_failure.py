@@ -179,7 +179,8 @@ def resumed_and_whole(rank: int, folders: dict, name: str, checkpoint: str) -> t
     return resumed, train(folders, name, [rank, rank + 2, rank + 4], checkpoint)
 
 
-@pytest.mark.parametrize("name", [pytest.param("fsdp", marks=pytest.mark.sweep), "fsdp2"])
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", ["fsdp", "fsdp2"])
 def test_killed_and_resumed_it_ends_where_an_uninterrupted_run_does(folders, tmp_path, name):
     with pytest.raises(RuntimeError, match="killed by a signal|by peer"):
         ranks.on_ranks(killed, 2, folders, name, str(tmp_path))

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "saliency_cost.py"
 
 
@@ -27,6 +29,7 @@ def test_saliency_cost_prints_its_ratios_last():
     assert ratios["cost_vs_published_3"] > 0 and ratios["vs_floor"] > 0 and ratios["no_answer_ms"] > 0
 
 
+@pytest.mark.sweep
 def test_a_score_that_verl_has_computed_needs_no_floor():
     ratios = ratios_of("--score entropy --entropy-known")
     assert "vs_floor" not in ratios and ratios["update_ratio_1"] > 1

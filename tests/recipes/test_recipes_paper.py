@@ -256,7 +256,9 @@ def train(model: str, method: str, home: Path, out: Path) -> list[dict]:
 @pytest.mark.parametrize(
     ("model", "method"),
     [
-        pytest.param(model, method, marks=() if (model, method) == ("qwen3_4b", "oar_g") else pytest.mark.recipes)
+        pytest.param(
+            model, method, marks=pytest.mark.sweep if (model, method) == ("qwen3_4b", "oar_g") else pytest.mark.recipes
+        )
         for model in MODELS for method in METHODS
     ],
 )
