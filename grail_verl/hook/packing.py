@@ -15,6 +15,7 @@ from grail_verl.credit.config import GrailConfig
 from grail_verl.credit.rows import Row
 from grail_verl.credit.scores.saliency import Saliency
 from grail_verl.hook.engine_pass import PassSettings, scores_by_pass
+from grail_verl.hook.failure import ends_on_every_rank
 
 # The second one alone is asked for, the longer one is packed before it.
 FIRST = Row(torch.arange(1, 9), torch.arange(8), prompt_length=1, target_start=7, answer_start=7, temperature=1.0)
@@ -30,14 +31,16 @@ def refuse_mixed_rows(engine) -> None:
 
     Raises:
         NotImplementedError: it mixes them; names the model, the option and what is allowed.
+        RuntimeError: another rank failed.
     """
     settings = PassSettings.of(TensorDict({}, batch_size=[]), engine)
     if not settings.budget.packed:
         return
     score = Saliency(GrailConfig(alignment="token"))
-    at_first, _ = scores_by_pass(engine, [FIRST, SECOND], settings, score)
-    mixed = (at_first > 0).any().int().to(get_device_id())
-    dist.all_reduce(mixed, op=dist.ReduceOp.MAX)
+    with ends_on_every_rank("GRAIL's trial of packed rows"):
+        at_first, _ = scores_by_pass(engine, [FIRST, SECOND], settings, score)
+        mixed = (at_first > 0).any().int().to(get_device_id())
+        dist.all_reduce(mixed, op=dist.ReduceOp.MAX)
     if mixed:
         model = engine.module.config
         raise NotImplementedError(

@@ -75,6 +75,22 @@ def test_one_forward_pass_and_a_backward_pass_for_each_hop():
     assert passes[0] == "forward" and passes.count("backward") == 4
 
 
+def test_a_backward_pass_that_fails_half_way_leaves_nothing_behind(monkeypatch):
+    model, tokenizer = tiny.model(), tiny.tokenizer()
+    before, calls, grad = tiny.traces(model), [], torch.autograd.grad
+
+    def fails_the_second_time(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory, say")
+        return grad(*args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", fails_the_second_time)
+    with pytest.raises(RuntimeError, match="out of memory, say"):
+        attribute(*TEXTS[0], model, tokenizer, hops=3)
+    assert len(calls) == 2 and tiny.traces(model) == before and torch.is_grad_enabled()
+
+
 @pytest.mark.parametrize("hops", [0, 2])
 def test_scores_are_multiplied_at_the_tokens_own_position(hops):
     model, tokenizer = tiny.model().eval(), tiny.tokenizer()

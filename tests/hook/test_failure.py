@@ -14,6 +14,7 @@ import torch.distributed as dist
 from harness import Case
 
 from grail_verl.hook.failure import ends_on_every_rank
+from grail_verl.hook.packing import refuse_mixed_rows
 
 CASES = {"fsdp": Case("tied", "fsdp"), "fsdp2": Case("tied", "fsdp2")}
 
@@ -94,6 +95,23 @@ def one_rank_fails(rank: int, folders: dict, name: str) -> tuple[str, float]:
     except RuntimeError as error:
         return str(error), time.monotonic() - started
     return "nothing", time.monotonic() - started
+
+
+def one_rank_fails_at_the_start(rank: int, folders: dict) -> str:
+    """In the trial of packed rows."""
+    worker = CASES["fsdp2"].actor(folders, "grail")
+    if rank == 1:
+        break_at(worker.engine.module, "layers.1.mlp")
+    with pytest.raises(RuntimeError) as error:
+        refuse_mixed_rows(worker.engine)
+    return str(error.value)
+
+
+def test_a_rank_that_fails_at_the_start_ends_the_others_with_its_reason(folders, monkeypatch):
+    monkeypatch.setattr(ranks, "TIMEOUT_S", 60)
+    other, own = ranks.on_ranks(one_rank_fails_at_the_start, 2, folders)
+    assert own == "out of memory, say"
+    assert other == "GRAIL's trial of packed rows failed on rank 1: RuntimeError: out of memory, say"
 
 
 @pytest.mark.parametrize("name", CASES)
