@@ -88,8 +88,11 @@ class Budget:
     def fits(self, lengths: list[int]) -> bool:
         if self.rows is not None:
             return len(lengths) <= self.rows
-        used = sum(lengths) if self.packed else max(lengths) * len(lengths)
-        return used <= self.tokens
+        return self.used(lengths) <= self.tokens
+
+    def used(self, lengths: list[int]) -> int:
+        """Tokens of a micro-batch of such rows, padding included."""
+        return sum(lengths) if self.packed else max(lengths) * len(lengths)
 
 
 def pack(lengths: list[int], budget: Budget) -> list[list[int]]:

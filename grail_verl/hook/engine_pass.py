@@ -21,9 +21,10 @@ from verl.utils.ulysses import gather_outputs_and_unpad
 
 from grail_verl.credit.batch import RolloutBatch
 from grail_verl.credit.leaf import evaluating, transformer_blocks
-from grail_verl.credit.rows import Budget, Row, pack, response_scores, targets_of
+from grail_verl.credit.rows import Budget, Row, response_scores, targets_of
 from grail_verl.credit.rule import Rule
 from grail_verl.credit.scores import Score
+from grail_verl.hook.sharing import SharedRows
 
 
 @dataclass(frozen=True)
@@ -97,26 +98,20 @@ def batch_scores(batch: RolloutBatch, scored_B: Tensor, rule: Rule, engine, sett
 def scores_by_pass(engine, rows: list[Row], settings: PassSettings, score: Score) -> list[Tensor]:
     """For each row, in order, float32 scores of its response tokens on the CPU; a collective call.
 
-    The ranks agree on the number of micro-batches first, and one that has fewer takes part with a dummy row, because
-    each forward and backward gathers sharded parameters."""
-    batches = pack([len(row) for row in rows], settings.budget)
-    agreed = torch.tensor(len(batches), device=get_device_id())
-    dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=engine.get_data_parallel_group())
-    scores: list[Tensor] = [torch.empty(0)] * len(rows)
-    if agreed == 0:
-        return scores
-
+    The ranks share their rows (sharing.py), and one that has fewer micro-batches than another takes part with a dummy
+    row, because each forward and backward gathers sharded parameters."""
+    shared = SharedRows(rows, settings.budget, engine.get_data_parallel_group())
+    if shared.steps == 0:
+        return []
+    of_batches: list[list[Tensor]] = []
     offload = {"disable_auto_offload": settings.disable_auto_offload}
     with evaluating(engine.module), engine.eval_mode(**offload), _sharded_after_failure(engine.module):
         recompute = _recompute_rule(engine)
-        for step in range(int(agreed)):
-            if step < len(batches):
-                of_batch = _micro_batch(engine, [rows[i] for i in batches[step]], settings.inputs, score, recompute)
-                for index, row_scores in zip(batches[step], of_batch, strict=True):
-                    scores[index] = row_scores
-            else:
-                _micro_batch(engine, [_dummy_row()], settings.inputs, score, recompute)
-    return scores
+        for micro_batch in shared.micro_batches:
+            of_batches.append(_micro_batch(engine, micro_batch, settings.inputs, score, recompute))
+        for _ in range(shared.steps - len(shared.micro_batches)):
+            _micro_batch(engine, [_dummy_row()], settings.inputs, score, recompute)
+    return shared.own_scores(of_batches)
 
 
 @contextlib.contextmanager

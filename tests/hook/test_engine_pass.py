@@ -53,6 +53,7 @@ def test_padded_micro_batches_hold_rows_of_like_length():
 BATCH = [(r"3 + 4 = 7, so \boxed{7}. Done", -1.0), (r"\boxed{1} or \boxed{2}? 2", -0.5), (r"1 + 1 = 2 \boxed{2}", 1.0)]
 LAYERS = 5
 HOPS = 2
+SHARING = 2  # gathers, of a few bytes each: what rows each rank has
 
 
 def batch():
@@ -154,7 +155,7 @@ def test_a_micro_batch_gathers_each_block_once_each_way_and_reduces_nothing(pass
     root = {"fsdp": 1, "fsdp2": 2}  # the embedding, norm and head: FSDP1 keeps them between the ways
     for result in passes:
         for name in ("kept", "recomputed"):
-            assert result[name]["gathers"] == (2 * LAYERS + root[result["strategy"]], 0)
+            assert result[name]["gathers"] == (SHARING + 2 * LAYERS + root[result["strategy"]], 0)
         # That is no more than verl's own update, which reduces gradients: the counter sees both.
         assert result["update"][0] >= result["kept"]["gathers"][0] and result["update"][1] > 0
 
@@ -165,7 +166,7 @@ def test_hops_gather_alike_whatever_a_ranks_memory(passes):
         forwards = {"fsdp": HOPS + 1, "fsdp2": 1}[result["strategy"]]
         roots = {"fsdp": HOPS + 1, "fsdp2": HOPS + 2}[result["strategy"]]
         for name in ("hops", "hops, recomputed"):
-            assert result[name]["gathers"] == ((forwards + HOPS + 1) * LAYERS + roots, 0)
+            assert result[name]["gathers"] == (SHARING + (forwards + HOPS + 1) * LAYERS + roots, 0)
             assert result[name]["whole"] == (HOPS + 1) * [[True] + [False] * (LAYERS - 1)]
         assert result["hops"]["runs"] == [forwards] * LAYERS
         assert result["hops, recomputed"]["runs"] == [forwards + HOPS + 1] * (LAYERS - 1) + [forwards]
