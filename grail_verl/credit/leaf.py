@@ -11,6 +11,7 @@ V vocabulary.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +89,11 @@ def _recomputing_blocks(model: nn.Module, leaf: str, recompute: Callable[[], boo
                 block.forward = forward
 
 
+def _hidden(output) -> Tensor:
+    """Of a block's output."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def _parameters(block: nn.Module) -> set[nn.Parameter]:
     """With FSDP1's flat ones, which use_orig_params keeps beside the modules' own."""
     flat = (getattr(module, "_flat_param", None) for module in block.modules())
@@ -131,7 +137,7 @@ def _cut_at_leaf(
         return output.detach()
 
     def cut(module, args, output):
-        hidden = (output[0] if isinstance(output, tuple) else output).detach()
+        hidden = _hidden(output).detach()
         cuts.append((hidden, perturb(hidden).requires_grad_()))
         onward = cuts[-1][1].view_as(hidden)  # FSDP1 hangs a hook on it, which autograd.grad refuses on a leaf
         return (onward, *output[1:]) if isinstance(output, tuple) else onward
@@ -147,6 +153,22 @@ def _cut_at_leaf(
         yield cuts
 
 
+class LeafGraph(NamedTuple):
+    """A forward pass whose graph begins at the leaf.
+
+    Attributes:
+        output: the model's.
+        activation: (B, S, D), the leaf as the model computed it.
+        leaf: (B, S, D), to differentiate for.
+        last_hidden: (B, S, D), of the last block. What lies behind it, norm and head, is each position's own.
+    """
+
+    output: ModelOutput
+    activation: Tensor
+    leaf: Tensor
+    last_hidden: Tensor
+
+
 @contextlib.contextmanager
 def leaf_graph(
     model: nn.Module,
@@ -155,21 +177,29 @@ def leaf_graph(
     leaf: str = "embeddings",
     recompute: Callable[[], bool] = lambda: False,
     perturb: Callable[[Tensor], Tensor] = lambda activation: activation,
-) -> Iterator[tuple[ModelOutput, Tensor, Tensor]]:
-    """A forward pass whose graph begins at the leaf, for backward passes within the block: the model's output, the
-    activation as the model computed it (B, S, D), and the leaf to differentiate for. No parameter gets a gradient.
+) -> Iterator[LeafGraph]:
+    """A forward pass for backward passes within the block. No parameter gets a gradient.
 
     Args: as of `leaf_gradient`.
     """
+    last: list[Tensor] = []
+
+    def keep(module, args, output):
+        last.append(_hidden(output))
+
+    def run() -> LeafGraph:  # nothing here holds on to the logits
+        output = model(**inputs, use_cache=False)
+        return LeafGraph(output, *cuts[0], last[0])
+
     with (
         torch.enable_grad(),
         _recomputing_blocks(model, leaf, recompute),
         _cut_at_leaf(model, leaf, perturb) as cuts,
         _head_at(model, keep_BS),
+        contextlib.ExitStack() as stack,
     ):
-        output = model(**inputs, use_cache=False)
-        ((activation, at),) = cuts
-        yield output, activation, at
+        stack.callback(transformer_blocks(model)[-1].register_forward_hook(keep).remove)
+        yield run()
 
 
 def can_walk_again(model: nn.Module) -> bool:
@@ -206,9 +236,9 @@ def leaf_gradient(
     Returns:
         The activation as the model computed it, and the gradient: (B, S, D) float32 each, detached.
     """
-    with leaf_graph(model, inputs, keep_BS, leaf, recompute, perturb) as (output, activation, at):
-        (gradient,) = torch.autograd.grad(loss(output) * loss_scale, at)
-    return activation.detach().float(), gradient.float() / loss_scale
+    with leaf_graph(model, inputs, keep_BS, leaf, recompute, perturb) as graph:
+        (gradient,) = torch.autograd.grad(loss(graph.output) * loss_scale, graph.leaf)
+        return graph.activation.detach().float(), gradient.float() / loss_scale
 
 
 def logits_at(model: nn.Module, inputs: Mapping[str, object], keep_BS: Tensor) -> Tensor:

@@ -2,17 +2,19 @@
 
 One gradient of the answer sees what the answer reads directly, the last result. So each further hop takes the gradient
 of the log-likelihood of all the response's tokens, each weighted by what the hop before found at it. One forward and
-hops + 1 backward passes over the same graph where it can be walked again, else a forward for each.
+hops + 1 backward passes over the same graph where it can be walked again, all but the first through the blocks alone;
+else a forward for each.
 
-Shapes: R responses of a micro-batch, N tokens of them up to the answer's end; B, S as in base.py.
+Shapes: R responses of a micro-batch, N tokens of them up to the answer's end; B, S, D as in leaf.py.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from grail_verl.credit.leaf import can_walk_again, leaf_graph
 from grail_verl.credit.rows import Targets
@@ -28,7 +30,20 @@ def hop_scores(
     recompute: Callable[[], bool] = lambda: False,
     loss_scale: float = 1.0,
 ) -> Tensor:
-    """Σ_k s^k at every input position, each s^k a response's shares, which sum to 1 with its prompt's.
+    """(B, S) float32: Σ_k s^k at every input position. Arguments as of `hop_shares`."""
+    return sum(hop_shares(model, inputs, targets, hops, leaf, recompute, loss_scale))
+
+
+def hop_shares(
+    model: nn.Module,
+    inputs: Mapping[str, object],
+    targets: Targets,
+    hops: int,
+    leaf: str = "embeddings",
+    recompute: Callable[[], bool] = lambda: False,
+    loss_scale: float = 1.0,
+) -> Iterator[Tensor]:
+    """s^0 … s^K at every input position, each a response's shares, which sum to 1 with its prompt's.
 
     s^k_p is ‖∂(Σ_t ω_t log p(token t)) / ∂leaf_p ⊙ leaf_p‖₂ over its sum; ω is 1/n on the answer's n tokens for
     k = 0, then s^(k-1) at the tokens' own positions over its sum.
@@ -38,26 +53,60 @@ def hop_scores(
         targets: the responses' tokens up to the answer's end, those of the answer marked.
         hops: K, how often the pass is repeated.
 
-    Returns:
+    Yields:
         (B, S) float32, detached.
     """
     again = can_walk_again(model)
-    total_BS = torch.zeros(targets.keep_BS.shape, dtype=torch.float32, device=targets.keep_BS.device)
     weight_N = _shares(targets.answer_N.float(), targets.response_N, targets)
     with contextlib.ExitStack() as graph:
         for hop in range(hops + 1):
+            weight_BS1 = torch.zeros_like(targets.keep_BS, dtype=torch.float32)
+            weight_BS1 = weight_BS1.masked_scatter(targets.keep_BS, weight_N)[..., None]
             if hop == 0 or not again:
                 graph.close()
                 forward = leaf_graph(model, inputs, targets.keep_BS, leaf, recompute)
-                output, activation, at = graph.enter_context(forward)
-                log_probs_N = log_likelihoods(output, targets.keep_BS, targets.labels_N, targets.temperature_N)
-            loss = (weight_N * log_probs_N).sum() * loss_scale
-            (gradient,) = torch.autograd.grad(loss, at, retain_graph=again and hop < hops)
+                output, activation, at, hidden = graph.enter_context(forward)
+                gradient, slope_BSD = _from_the_head(
+                    output, at, hidden, weight_BS1, targets, loss_scale, retain_graph=again and hop < hops
+                )
+                del output  # and with it all logits
+            else:
+                weighted_BSD = _weighted(slope_BSD, weight_BS1)
+                (gradient,) = torch.autograd.grad(hidden, at, weighted_BSD, retain_graph=hop < hops)
             score_BS = (gradient.float() * activation.detach().float()).norm(dim=-1)
             share_BS = _shares(score_BS, targets.response_BS, targets)
-            total_BS += share_BS
+            yield share_BS
             weight_N = _shares(_at_the_tokens(share_BS, targets), targets.response_N, targets)
-    return total_BS
+
+
+def _from_the_head(
+    output: ModelOutput,
+    at: Tensor,
+    hidden: Tensor,
+    weight_BS1: Tensor,
+    targets: Targets,
+    loss_scale: float,
+    retain_graph: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the weighted sum at the leaf, and that of each log-likelihood at the last block's output, where
+    it is its own position's. So weights come in there, and other weights need the head no more."""
+    slopes: list[Tensor] = []
+
+    def weigh(slope_BSD: Tensor) -> Tensor:
+        slopes.append(slope_BSD)
+        return _weighted(slope_BSD, weight_BS1)
+
+    log_probs_N = log_likelihoods(output, targets.keep_BS, targets.labels_N, targets.temperature_N)
+    hook = hidden.register_hook(weigh)
+    try:
+        (gradient,) = torch.autograd.grad(log_probs_N.sum() * loss_scale, at, retain_graph=retain_graph)
+    finally:
+        hook.remove()
+    return gradient, slopes[0]
+
+
+def _weighted(slope_BSD: Tensor, weight_BS1: Tensor) -> Tensor:
+    return (slope_BSD.float() * weight_BS1).to(slope_BSD.dtype)
 
 
 def _shares(values: Tensor, response: Tensor, targets: Targets) -> Tensor:
