@@ -3,9 +3,10 @@
 Built from verl's own config: a Qwen3 of the given dimensions with random weights. In turn, in every round: an
 iteration of verl's GRPO update over the batch; the same after GRAIL's hook; the same after the published procedure,
 a full forward and backward of every response with logits at every position; then the floor, one forward and one
-input-gradient backward of exactly the hook's tokens through the bare model (for OAR-G another forward, for hops a
-backward more for each), and the hook where no response has an answer. The table shows every part. Medians make the
-ratios on the last line, one JSON object; the iteration is verl's own code three times, so its median is over all three:
+input-gradient backward of exactly the hook's tokens through the bare model (for OAR-G another forward, for each hop a
+backward more, and under FSDP1 a forward), and the hook where no response has an answer. The table shows every part.
+Medians make the ratios on the last line, one JSON object; the iteration is verl's own code three times, so its median
+is over all three:
 
     update_ratio_1, update_ratio_N   (hook + N iterations) / N iterations
     cost_vs_published_N              the hook, once / the published procedure, N times
@@ -196,19 +197,23 @@ def floor(model, worker, case, batch) -> None:
             rows.append(ids[: len(ids) - len(response) + span.end])
     predicted = span.end if case.hops else span.end - span.start  # rows of one length and one answer
     rows_at_once = max(1, case.tokens_per_gpu // len(rows[0]))
+    if case.score == "oar_g":
+        backwards_of_forwards = (0, 1)
+    else:  # FSDP1 walks no graph twice
+        backwards_of_forwards = (1,) * (case.hops + 1) if case.strategy == "fsdp" else (case.hops + 1,)
     for first in range(0, len(rows), rows_at_once):
         ids = torch.stack(rows[first : first + rows_at_once]).to(model.device)
         embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
-        for graph in (False, True) if case.score == "oar_g" else (True,):
+        for backwards in backwards_of_forwards:
             with (
                 torch.autocast(get_device_name(), torch.bfloat16, enabled=case.precision == "bf16"),
-                torch.set_grad_enabled(graph),
+                torch.set_grad_enabled(backwards > 0),
             ):
                 hidden = model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
                 logits = model.lm_head(hidden[:, -predicted - 1 : -1].flatten(0, 1)).float()
-        loss = torch.nn.functional.cross_entropy(logits, ids[:, -predicted:].flatten(), reduction="sum")
-        for hop in range(case.hops + 1):
-            torch.autograd.grad(loss, embeddings, retain_graph=hop < case.hops)
+            loss = torch.nn.functional.cross_entropy(logits, ids[:, -predicted:].flatten(), reduction="sum")
+            for left in reversed(range(backwards)):
+                torch.autograd.grad(loss, embeddings, retain_graph=left > 0)
 
 
 class Memory:
