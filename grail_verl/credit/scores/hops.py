@@ -8,7 +8,7 @@ Shapes: R responses of a micro-batch, N tokens of them up to the answer's end; B
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -28,7 +28,23 @@ def hop_scores(
     recompute: Callable[[], bool] = lambda: False,
     loss_scale: float = 1.0,
 ) -> Tensor:
-    """Σ_k s^k at every input position, each s^k a response's shares, which sum to 1 with its prompt's.
+    """Σ_k s^k at every input position, of what `hop_shares` yields: (B, S) float32, detached."""
+    total_BS = torch.zeros(targets.keep_BS.shape, dtype=torch.float32, device=targets.keep_BS.device)
+    for share_BS in hop_shares(model, inputs, targets, hops, leaf, recompute, loss_scale):
+        total_BS += share_BS
+    return total_BS
+
+
+def hop_shares(
+    model: nn.Module,
+    inputs: Mapping[str, object],
+    targets: Targets,
+    hops: int,
+    leaf: str = "embeddings",
+    recompute: Callable[[], bool] = lambda: False,
+    loss_scale: float = 1.0,
+) -> Iterator[Tensor]:
+    """s^0, s^1 … s^K at every input position, each a response's shares, which sum to 1 with its prompt's.
 
     s^k_p is ‖∂(Σ_t ω_t log p(token t)) / ∂leaf_p ⊙ leaf_p‖₂ over its sum; ω is 1/n on the answer's n tokens for
     k = 0, then s^(k-1) at the tokens' own positions over its sum.
@@ -38,11 +54,10 @@ def hop_scores(
         targets: the responses' tokens up to the answer's end, those of the answer marked.
         hops: K, how often the pass is repeated.
 
-    Returns:
+    Yields:
         (B, S) float32, detached.
     """
     again = can_walk_again(model)
-    total_BS = torch.zeros(targets.keep_BS.shape, dtype=torch.float32, device=targets.keep_BS.device)
     weight_N = _shares(targets.answer_N.float(), targets.response_N, targets)
     with contextlib.ExitStack() as graph:
         for hop in range(hops + 1):
@@ -55,9 +70,8 @@ def hop_scores(
             (gradient,) = torch.autograd.grad(loss, at, retain_graph=again and hop < hops)
             score_BS = (gradient.float() * activation.detach().float()).norm(dim=-1)
             share_BS = _shares(score_BS, targets.response_BS, targets)
-            total_BS += share_BS
+            yield share_BS
             weight_N = _shares(_at_the_tokens(share_BS, targets), targets.response_N, targets)
-    return total_BS
 
 
 def _shares(values: Tensor, response: Tensor, targets: Targets) -> Tensor:
