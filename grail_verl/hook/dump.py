@@ -11,15 +11,18 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
+from verl.utils.device import get_device_id
 
 from grail_verl.credit.answer import AnswerLocator
-from grail_verl.credit.batch import Credit
+from grail_verl.credit.batch import Credit, RolloutBatch
 from grail_verl.credit.config import SECTION, GrailConfig
 from grail_verl.credit.rule import Rule
 from grail_verl.hook.claim import Claim
 from grail_verl.hook.failure import ends_on_every_rank
-from grail_verl.look.records import Writer, drop_from, refuse_others, response_record
+from grail_verl.look.records import PASS_RATE, Writer, drop_from, refuse_others, response_record
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ class Dump:
     ):
         self._folder, self._tokenizer, self._locator, self._rank = config.dump_dir, tokenizer, locator, rank
         self._share = config.dump_responses // ranks + (rank < config.dump_responses % ranks)
-        self._writes, self._begun = writes, False
+        self._writes, self._begun, self._scores = writes, False, config.scores
         with ends_on_every_rank("opening algorithm.grail.dump_dir"):
             word = [uuid.uuid4().hex]
             dist.broadcast_object_list(word)
@@ -72,8 +75,17 @@ class Dump:
                     if self._claim.holds:
                         self._writer.write_settings(config, rule.weights.bounds, run)
 
-    def add(self, step: int, credit: Credit, metrics: Mapping[str, float]) -> None:
-        """Writes a step; a collective call.
+    def add(
+        self, step: int, credit: Credit, metrics: Mapping[str, float], rollout_log_probs_BT: Tensor | None = None
+    ) -> None:
+        """Writes a step, and into its metrics the share of all its responses that have a reward above 0; a collective
+        call.
+
+        Args:
+            step: of training.
+            credit: what the rule made of the step's responses.
+            metrics: of the step, the same on every rank.
+            rollout_log_probs_BT: of the tokens by the rollout itself, where verl has them.
 
         Raises:
             OSError: the folder cannot be written any more.
@@ -81,11 +93,13 @@ class Dump:
         if not self._begun:
             self._drop_from(step)
             self._begun = True
+        passed = pass_rate(credit.batch)
         with self._told():
             if self._writes:
-                self._writer.add_responses(self._records(step, credit))
+                channels = token_channels(credit.batch, self._scores, rollout_log_probs_BT)
+                self._writer.add_responses(self._records(step, credit, channels))
                 if self._rank == 0:
-                    self._writer.add_metrics(step, metrics)
+                    self._writer.add_metrics(step, {**metrics, **passed})
 
     def _drop_from(self, step: int) -> None:
         with self._told():
@@ -93,13 +107,13 @@ class Dump:
                 logger.warning("%s: records from step %d on are dropped, to be written again", self._folder, step)
         dist.barrier()
 
-    def _records(self, step: int, credit: Credit) -> list[dict]:
+    def _records(self, step: int, credit: Credit, channels: Mapping[str, Tensor]) -> list[dict]:
         batch, turn = credit.batch, self._rank + step
         real_B = batch.response_mask_BT.any(dim=-1).tolist()
         chosen = spread(batch.advantages_B.tolist(), real_B, self._share, turn)
-        return [self._record(step, number, row, credit) for number, row in enumerate(chosen)]
+        return [self._record(step, number, row, credit, channels) for number, row in enumerate(chosen)]
 
-    def _record(self, step: int, number: int, row: int, credit: Credit) -> dict:
+    def _record(self, step: int, number: int, row: int, credit: Credit, channels: Mapping[str, Tensor]) -> dict:
         batch = credit.batch
         length = batch.lengths[row]
         ids = batch.input_ids[row].tolist()
@@ -116,6 +130,7 @@ class Dump:
             answer=batch.answers[row],
             reward=None if batch.rewards_B is None else batch.rewards_B[row].item(),
             weighted=bool(credit.weighted_B[row]),
+            channels={name: values_BT[row, :length].tolist() for name, values_BT in channels.items()},
         )
 
     @contextlib.contextmanager
@@ -132,6 +147,34 @@ def dump_of(config: GrailConfig, rule: Rule, tokenizer, locator: AnswerLocator, 
         return None
     rank, ranks = engine.get_data_parallel_rank(), engine.get_data_parallel_size()
     return Dump(config, rule, tokenizer, locator, run, rank, ranks, writes=engine.is_mp_src_rank_with_outputs())
+
+
+def token_channels(
+    batch: RolloutBatch, scores: Sequence[str], rollout_log_probs_BT: Tensor | None
+) -> dict[str, Tensor]:
+    """What the batch tells of each token for nothing, name → (B, T), NaN where the policy wrote none; left out is what
+    is the score anyhow."""
+    old_BT, channels = batch.old_log_probs_BT, {}
+    if old_BT is not None:
+        channels["surprise"] = (-old_BT).clamp(min=0)
+        if rollout_log_probs_BT is not None:
+            channels["ratio"] = (old_BT - rollout_log_probs_BT).exp()
+    if batch.entropy_BT is not None:
+        channels["entropy"] = batch.entropy_BT.clamp(min=0)
+    own_BT = batch.response_mask_BT
+    return {name: values_BT.where(own_BT, torch.nan) for name, values_BT in channels.items() if scores != [name]}
+
+
+def pass_rate(batch: RolloutBatch) -> dict[str, float]:
+    """Under the name that records.py gives it, the share of the responses with a token of the policy's that have a
+    reward above 0, exact over all ranks; nothing without rewards. A collective call over the batch's ranks."""
+    if batch.rewards_B is None:  # on every rank alike
+        return {}
+    real_B = batch.response_mask_BT.any(dim=-1)
+    sums = torch.stack([(batch.rewards_B > 0) & real_B, real_B]).sum(dim=-1).to(get_device_id())
+    dist.all_reduce(sums, group=batch.ranks)
+    passed, rows = sums.tolist()
+    return {PASS_RATE: passed / rows} if rows else {}
 
 
 def spread(advantages: Sequence[float], real: Sequence[bool], count: int, turn: int) -> list[int]:

@@ -1,6 +1,7 @@
 """`algorithm.grail.dump_dir`: the records hold what the hook made of a batch, of as many responses as asked for."""
 
 import dataclasses
+import math
 import os
 import shutil
 import sys
@@ -24,6 +25,7 @@ from grail_verl.look import records
 
 OFF = Case("tied", "fsdp2")
 ULYSSES = test_matrix.CASES["Ulysses, fsdp2"]
+RIGHT = 7 / 15  # of them; eight have a reward, one of which wrote nothing
 DUMPED = 5  # of the 15 responses with a token that both ranks have
 
 
@@ -39,6 +41,9 @@ def rollout(rank: int):
         if len(row):
             row[-1] = 1.0
     data["rm_scores"] = torch.nested.as_nested_tensor(rewards, layout=torch.jagged)
+    for name, change in (("rollout_log_probs", -0.25), ("entropy", 4.0)):
+        rows = [row + change for row in data["old_log_probs"].unbind()]
+        data[name] = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
     return data
 
 
@@ -131,10 +136,29 @@ def test_saliency_is_the_plain_models_where_a_pass_was_run(dumped, folders):
     assert compared > 1
 
 
+def test_what_verl_knows_of_a_token_is_there(dumped):
+    """Surprise, entropy, and the ratio to the rollout's own probability: e^0.25 throughout, as it was put in."""
+    for record in dumped[0].responses:
+        data, row = rollout(record["rank"]), source(record)
+        own = data["response_mask"][row].tolist()
+        old = data["old_log_probs"][row].tolist()
+        expected = {
+            "surprise": [-value for value in old],
+            "ratio": [math.exp(0.25)] * len(old),
+            "entropy": [value + 4 for value in old],
+        }
+        assert record["channels"].keys() == expected.keys()
+        for name, values in expected.items():
+            for found, value, mine in zip(record["channels"][name], values, own, strict=True):
+                assert found == (pytest.approx(value, rel=1e-3) if mine else None)
+
+
 def test_metrics_and_options_are_there_once(dumped):
     found, seen, _ = dumped
     assert list(found.metrics) == [1, 2]
     for step, metrics in found.metrics.items():
+        # Every second response is right, of eight on each rank; of the empty one, a wrong one, nothing is counted.
+        assert metrics.pop("pass_rate") == pytest.approx(RIGHT)
         assert {f"grail/{name}": value for name, value in metrics.items()} == seen[0][step - 1]["metrics"]
     assert found.settings["options"]["std"] == 1.0 and found.settings["bounds"] == [0.0, 50.0]
 

@@ -18,17 +18,17 @@ def prediction_scores(
     inputs: Mapping[str, object],
     targets: Targets,
     of_distribution: Callable[[Tensor, Tensor], Tensor],
-    fused: str,
+    fused: str | None = None,
 ) -> Tensor:
     """(B, S) float32, 0 at positions that predict no token in question; (B, S, C) of C numbers each.
 
     Args:
         model, inputs, targets: as of Score.from_model.
         of_distribution: log-probs (n, V) float32 and tokens (n,) → (n,) or (n, C), a part of the N at a time.
-        fused: what verl's fused kernels call the same, (B, S), in the model's output.
+        fused: what verl's fused kernels call the same, (B, S), in the model's output; None where there are none.
     """
     output = forward_at(model, inputs, targets.keep_BS)
-    fused_BS = getattr(output, fused, None)
+    fused_BS = None if fused is None else getattr(output, fused, None)
     if fused_BS is not None:  # temperature included
         values_N = fused_BS[targets.keep_BS].float()
     else:
