@@ -251,6 +251,15 @@ class Records:
     responses: list[dict]
     metrics: dict[int, dict[str, float | None]]
 
+    @property
+    def second(self) -> "Records | None":
+        """The same responses as the second of two rules has them."""
+        if "second" not in self.settings:
+            return None
+        settings = {name: value for name, value in self.settings.items() if name != "second"}
+        responses = [{**response, **response["second"]} for response in self.responses]
+        return Records({**settings, **self.settings["second"]}, responses, {})
+
 
 def read(folder: str | Path) -> Records:
     """The records of a folder.

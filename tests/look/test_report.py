@@ -124,7 +124,8 @@ def test_the_page_calls_the_score_by_its_name(tmp_path, score, name):
     drawn = numbers(found)
     html = page(found, drawn, []).decode()
     assert f"were weighted by the {name} of their tokens." in html and "saliency" not in html
-    assert data_of(html)["score"] == name
+    (channel,) = (one for one in data_of(html)["channels"] if one["key"] == "score")
+    assert channel["name"].startswith(name)
     shown = data_of(html)["responses"]
     assert shown[0]["score"] == pytest.approx(found.responses[0]["score"], rel=5e-3)
     assert [one["score"] is None for one in shown] == [one["score"][0] is None for one in found.responses]
@@ -175,7 +176,7 @@ def test_figures_draw_the_numbers():
                metrics={1: {"weight_mean": 1.5}, 3: {"weight_mean": None}, 5: {"weight_mean": 2.0}})  # fmt: skip
     drawn = {drawing.name: drawing for drawing in figures(found)}
     assert list(drawn) == [
-        "position", "histogram", "thirds-correct", "heatmap-correct", "thirds-wrong", "heatmap-wrong",
+        "pass-rate", "position", "histogram", "thirds-correct", "heatmap-correct", "thirds-wrong", "heatmap-wrong",
         "metric-weight_mean",
     ]  # fmt: skip
 
@@ -213,7 +214,8 @@ def test_figures_draw_the_numbers():
 
 @pytest.mark.parametrize("changes", [{"weighted": False}, {"weighted": False, "answer": None}, {"mask": [0] * 7}])
 def test_without_a_weighted_token_there_is_no_figure_of_weights(changes):
-    assert figures(of(response(1, [1.0] * 4, **changes), response(2, [1.0] * 4, **changes))) == []
+    drawn = figures(of(response(1, [1.0] * 4, **changes), response(2, [1.0] * 4, **changes)))
+    assert [drawing.name for drawing in drawn] == ["pass-rate"]
 
 
 def contrast(one: str, other: str) -> float:
