@@ -8,7 +8,7 @@ or begins anew, is dropped before anything is written, of whatever ranks.
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ class Dump:
         rule: of credit.
         tokenizer, locator: the policy's.
         run: verl's trainer.default_local_dir, by which it resumes a run.
-        rank, ranks: data-parallel ones.
+        rank: the data-parallel one.
         writes: this process writes for its rank; of a Ulysses group only one does.
 
     Raises:
@@ -52,12 +52,11 @@ class Dump:
         locator: AnswerLocator,
         run: str,
         rank: int,
-        ranks: int,
         writes: bool,
     ):
         self._folder, self._tokenizer, self._locator, self._rank = config.dump_dir, tokenizer, locator, rank
-        self._share = config.dump_responses // ranks + (rank < config.dump_responses % ranks)
-        self._writes, self._begun, self._scores = writes, False, config.scores
+        self._count, self._scores = config.dump_responses, config.scores
+        self._writes, self._begun = writes, False
         with ends_on_every_rank("opening algorithm.grail.dump_dir"):
             word = [uuid.uuid4().hex]
             dist.broadcast_object_list(word)
@@ -93,11 +92,13 @@ class Dump:
         if not self._begun:
             self._drop_from(step)
             self._begun = True
-        passed = pass_rate(credit.batch)
+        passed, rows = pass_rate(credit.batch), chosen_rows(credit.batch, self._count, turn=step)
         with self._told():
             if self._writes:
                 channels = token_channels(credit.batch, self._scores, rollout_log_probs_BT)
-                self._writer.add_responses(self._records(step, credit, channels))
+                self._writer.add_responses(
+                    self._record(step, number, row, credit, channels) for number, row in enumerate(rows)
+                )
                 if self._rank == 0:
                     self._writer.add_metrics(step, {**metrics, **passed})
 
@@ -106,12 +107,6 @@ class Dump:
             if self._writes and self._claim.holds and drop_from(self._folder, step):
                 logger.warning("%s: records from step %d on are dropped, to be written again", self._folder, step)
         dist.barrier()
-
-    def _records(self, step: int, credit: Credit, channels: Mapping[str, Tensor]) -> list[dict]:
-        batch, turn = credit.batch, self._rank + step
-        real_B = batch.response_mask_BT.any(dim=-1).tolist()
-        chosen = spread(batch.advantages_B.tolist(), real_B, self._share, turn)
-        return [self._record(step, number, row, credit, channels) for number, row in enumerate(chosen)]
 
     def _record(self, step: int, number: int, row: int, credit: Credit, channels: Mapping[str, Tensor]) -> dict:
         batch = credit.batch
@@ -145,8 +140,8 @@ def dump_of(config: GrailConfig, rule: Rule, tokenizer, locator: AnswerLocator, 
     """This worker's, if the options ask for records; `engine` is verl's. Raises what Dump does."""
     if config.dump_dir is None:
         return None
-    rank, ranks = engine.get_data_parallel_rank(), engine.get_data_parallel_size()
-    return Dump(config, rule, tokenizer, locator, run, rank, ranks, writes=engine.is_mp_src_rank_with_outputs())
+    rank, writes = engine.get_data_parallel_rank(), engine.is_mp_src_rank_with_outputs()
+    return Dump(config, rule, tokenizer, locator, run, rank, writes)
 
 
 def token_channels(
@@ -175,6 +170,49 @@ def pass_rate(batch: RolloutBatch) -> dict[str, float]:
     dist.all_reduce(sums, group=batch.ranks)
     passed, rows = sums.tolist()
     return {PASS_RATE: passed / rows} if rows else {}
+
+
+def chosen_rows(batch: RolloutBatch, count: int, turn: int) -> list[int]:
+    """Which of this rank's rows are among the `count` that are chosen of all ranks' (`with_siblings`): verl balances
+    lengths, so that the responses to one prompt lie on several. A collective call over the batch's ranks."""
+    own = (
+        batch.advantages_B.tolist(),
+        batch.response_mask_BT.any(dim=-1).tolist(),
+        range(len(batch.lengths)) if batch.groups is None else batch.groups,
+    )
+    place, parts = dist.get_rank(batch.ranks), [None] * dist.get_world_size(batch.ranks)
+    dist.all_gather_object(parts, own, group=batch.ranks)
+    advantages, real = ([value for part in parts for value in part[kind]] for kind in (0, 1))
+    groups = [(group if batch.groups else (rank, group)) for rank, part in enumerate(parts) for group in part[2]]
+    first = sum(len(part[0]) for part in parts[:place])
+    mine = range(first, first + len(own[0]))
+    return [row - first for row in with_siblings(advantages, real, groups, count, turn) if row in mine]
+
+
+def with_siblings(
+    advantages: Sequence[float], real: Sequence[bool], groups: Sequence[Hashable], count: int, turn: int
+) -> list[int]:
+    """Rows to look at: for half of the count a group's lowest and highest advantage together, right beside wrong, of
+    groups spread over theirs; for the rest, and where there are no such pairs, `spread` over what is left.
+
+    Args:
+        advantages, real, turn: as of `spread`.
+        groups: of each row; responses to one prompt have the same.
+        count: of rows to choose, or all if there are fewer.
+
+    Returns:
+        Indices, ascending.
+    """
+    families: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        if real[row]:
+            families.setdefault(group, []).append(row)
+    by_advantage = [sorted(rows, key=advantages.__getitem__) for rows in families.values()]
+    pairs = [(rows[0], rows[-1]) for rows in by_advantage if advantages[rows[0]] < advantages[rows[-1]]]
+    of_pairs = spread([advantages[low] for low, _ in pairs], [True] * len(pairs), count // 4, turn)
+    taken = {row for place in of_pairs for row in pairs[place]}
+    left = [own and row not in taken for row, own in enumerate(real)]
+    return sorted(taken.union(spread(advantages, left, count - len(taken), turn)))
 
 
 def spread(advantages: Sequence[float], real: Sequence[bool], count: int, turn: int) -> list[int]:
