@@ -8,7 +8,9 @@ function groupsOf(kept) {
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(response);
   }
-  return [...groups.values()].filter((group) => group.length > 1);
+  const several = [...groups.values()].filter((group) => group.length > 1);
+  const mixed = (group) => group.some((response) => response.correct !== group[0].correct);
+  return [...several.filter(mixed), ...several.filter((group) => !mixed(group))]; // right beside wrong comes first
 }
 
 function sharedLength(one, other) {
