@@ -149,9 +149,7 @@ def run(options: argparse.Namespace) -> None:
     def by_every_rule(done=lambda rows: None) -> Iterator[tuple[Attribution, ...]]:
         """Of each response what each rule gives it."""
         given = encoded, model, tokenizer
-        return zip(
-            *(attributions(*given, rule, options.temperature, budget, done, rule is rules[0]) for rule in rules)
-        )
+        return zip(*(attributions(*given, rule, options.temperature, budget, done, rule is rules[0]) for rule in rules))
 
     console = Console()
     if options.rollouts is None:

@@ -22,6 +22,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -251,7 +252,7 @@ class Records:
     responses: list[dict]
     metrics: dict[int, dict[str, float | None]]
 
-    @property
+    @cached_property
     def second(self) -> "Records | None":
         """The same responses as the second of two rules has them."""
         if "second" not in self.settings:

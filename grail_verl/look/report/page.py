@@ -103,19 +103,11 @@ def _overview(records: Records, numbers: Mapping) -> list[str]:
     if records.second is None:
         sentences[0] += "."
     else:
-        agreement = numbers["agreement"]
-        first, second = agreement["rules"]
+        first, second = numbers["agreement"]["rules"]
         sentences[0] += (
             f" ({first}), {numbers['second']['responses']['weighted']:,} by their {score_name(records.second.settings)}"
             f" ({second})."
         )
-        if agreement["responses"]:
-            sentences.append(
-                f"On the {agreement['responses']:,} responses that both weigh, the weights that the two rules give "
-                f"before the answer have a rank correlation of {_with_error(agreement['rank_correlation'])}, and of "
-                f"the fifth of the tokens with the largest {_with_error(agreement['top_in_common'], '.0%')} are in "
-                "common (by chance 20%); means over responses ± standard error."
-            )
     if of["weighted"] < of["total"]:
         sentences.append("The others keep weight 1 before the answer, and are in no figure of weights.")
     if of["without_reward"]:
@@ -125,6 +117,14 @@ def _overview(records: Records, numbers: Mapping) -> list[str]:
         )
     else:
         sentences.append("Correct is a response with a reward above 0.")
+    agreement = numbers.get("agreement")
+    if agreement and agreement["responses"]:
+        sentences.append(
+            f"On the {agreement['responses']:,} responses that both weigh, the weights that the two rules give "
+            f"before the answer have a rank correlation of {_with_error(agreement['rank_correlation'])}, and of "
+            f"the fifth of the tokens with the largest {_with_error(agreement['top_in_common'], '.0%')} are in "
+            "common (by chance 20%); means over responses ± standard error."
+        )
     return sentences
 
 
