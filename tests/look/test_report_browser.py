@@ -459,3 +459,34 @@ def test_a_page_that_is_watched_loads_itself_as_it_was_left(opened, tmp_path):
 
 def write_watched(folder):
     return write(folder / "report", records.read(folder), watched=True)
+
+
+NAMELESS = """
+() => {
+  const labels = (one) => [...(one.labels ?? [])].map((each) => each.textContent).join("");
+  const name = (one) => one.getAttribute("aria-label") || labels(one)
+    || one.querySelector(":scope > title")?.textContent || one.textContent;
+  const nameless = [...document.querySelectorAll("a, button, input, select, summary, [role=group], [tabindex='0']")]
+    .filter((one) => !name(one).trim()).map((one) => one.outerHTML);
+  const levels = [...document.querySelectorAll("h1, h2, h3, h4, h5")].filter((one) => one.offsetParent)
+    .map((one) => Number(one.tagName[1]));
+  const skipped = levels.filter((level, place) => level > (levels[place - 1] ?? 0) + 1);
+  const ids = [...document.querySelectorAll("[id]")].map((one) => one.id);
+  return [nameless, skipped, ids.filter((id, place) => ids.indexOf(id) < place)];
+}
+"""
+
+
+def test_a_screen_reader_hears_names_levels_and_changes(opened):
+    page = opened()
+    for arrangement in ("correct beside wrong", "by prompt, where they part"):
+        page.get_by_label("Arrange").select_option(arrangement)
+        assert page.evaluate(NAMELESS) == [[], [], []]
+    for role, name in (
+        ("navigation", "Sections"), ("region", "Weights"), ("region", "Responses"), ("list", "Colours and marks"),
+        ("combobox", "Colour by"), ("searchbox", "Find text"), ("group", "Step"),
+        ("group", "Steps of Pass rate, to their responses"),
+    ):  # fmt: skip
+        expect(page.get_by_role(role, name=name, exact=True)).to_have_count(1)
+    page.get_by_label("Find text").fill("nowhere")
+    expect(page.get_by_role("status").filter(has_text="0 of 0").locator("visible=true").first).to_be_visible()

@@ -62,7 +62,7 @@ function promptOf(response) {
 // prompt: its own is shown; among siblings it is not, and the outcome is said instead.
 function card(response, { heading = "h4", prompt = true, fork } = {}) {
   const made = element("article", response.correct ? "correct" : "wrong"), head = element("header"), title = element(heading), body = element("div", "rules");
-  if (!document.getElementById(idOf(response))) title.id = idOf(response);
+  if (prompt) title.id = idOf(response); // among siblings one can stand there several times
   const link = element("a", "", nameOf(response));
   link.href = `#${idOf(response)}`;
   title.append(link);
