@@ -36,7 +36,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_namespace_packages(include=["grail_verl*", "hydra_plugins*"]),
-    package_data={"grail_verl.conf": ["**/*.yaml"], "grail_verl.look.report": ["page.html", "page.css", "page.js"]},
+    package_data={"grail_verl.conf": ["**/*.yaml"], "grail_verl.look.report": ["page.html", "page.css", "script/*.js"]},
     install_requires=["omegaconf>=2.3", "packaging", "wrapt>=1.15"],
     extras_require={
         "cpu": CPU,

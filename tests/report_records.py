@@ -4,8 +4,9 @@ import numpy as np
 
 from grail_verl.credit.answer import AnswerSpan
 from grail_verl.credit.config import GrailConfig
-from grail_verl.look.records import Writer, response_record
+from grail_verl.look.records import Writer, response_record, rule_settings
 
+SURPRISE = GrailConfig(score="surprise", weights="proportional")
 WORDS = (" so", " we", " add", " 3", " and", " 4", ",", " the", " sum", "\n", "  ", " naïve", " 数", " 🙂", "", "\t")
 HOSTILE = (
     "</script>", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<!--", "&lt;", "\u202e", "\x00", "w" * 99
@@ -33,7 +34,11 @@ def some_response(generator, step: int, row: int, *, correct: bool, words=WORDS,
         "step": step, "row": row, "prompt": f"What is {row // 4} + 7? Put it into \\boxed{{}}.", "tokens": texts,
         "mask": mask, "score": score, "weight": weight * mask, "advantage": 0.9 if correct else -0.7,
         "answer": AnswerSpan(start, start + 5, start + 3, start + 4), "reward": float(correct), "weighted": True,
+        "channels": {"surprise": generator.exponential(1, total), "hop 0": score / score.sum()},
     }  # fmt: skip
+    if changes.pop("two_rules", False):
+        shares = np.where(np.arange(total) < start, generator.exponential(1, total), 0)
+        record["second"] = {"score": shares, "weight": 4 * shares / shares.sum() * mask, "weighted": True}
     return response_record(**{**record, **changes})
 
 
@@ -44,10 +49,14 @@ def without_answer(generator, step: int, row: int) -> dict:
 
 
 def write_run(folder, *, steps=range(1, 7), rows=16, bounds=(0.5, 5.0), metrics=True, config=None, seed=0, **changes):
-    """A run's folder: two ranks, correct and wrong responses, some without an answer. `changes` to every response."""
+    """A run's folder: two ranks, correct and wrong responses, some without an answer. `changes` to every response;
+    `two_rules` beside each other."""
     generator = np.random.default_rng(seed)
     writers = [Writer(folder, rank) for rank in range(2)]
-    writers[0].write_settings(config or GrailConfig(rollouts="all"), bounds)
+    second = rule_settings(SURPRISE, (0.0, float("inf")), "surprise") if changes.get("two_rules") else None
+    writers[0].write_settings(
+        config or GrailConfig(rollouts="all"), bounds, name="grail" if second else None, second=second
+    )
     for step in steps:
         for rank, writer in enumerate(writers):
             correct = generator.random(rows) < 0.3 + 0.05 * step

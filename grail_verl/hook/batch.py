@@ -58,6 +58,12 @@ def written(data: TensorDict) -> Tensor:
     return _padded(data[WRITTEN if WRITTEN in data else "loss_mask"], lengths).bool()
 
 
+def rollout_log_probs(data: TensorDict) -> Tensor | None:
+    """(B, T): of each token by the rollout itself, which may be an older policy, or the same in other arithmetic; None
+    unless verl was told to have them (rollout.calculate_log_probs)."""
+    return _optional(data, "rollout_log_probs", _response_lengths(data))
+
+
 def write_advantages(data: TensorDict, advantages_BT: Tensor, lengths: Sequence[int]) -> None:
     """Replaces data["advantages"], in the layout in which data holds them."""
     if data["advantages"].is_nested:

@@ -16,7 +16,7 @@ from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.batch import located
 from grail_verl.credit.config import SECTION, GrailConfig
 from grail_verl.credit.rule import Rule
-from grail_verl.hook.batch import read, write_advantages, written
+from grail_verl.hook.batch import read, rollout_log_probs, write_advantages, written
 from grail_verl.hook.dump import dump_of
 from grail_verl.hook.engine_pass import PassSettings, batch_scores
 from grail_verl.hook.failure import ends_on_every_rank
@@ -104,7 +104,7 @@ class GrailTrainingWorker(TrainingWorker):
             write_advantages(data, batch.advantages_BT * credit.weights_BT.to(batch.advantages_BT.dtype), batch.lengths)
             metrics = credit_metrics(credit, self.rule.weights.bounds, scores.rows, scores.seconds)
             if self.dump is not None:
-                self.dump.add(self._step(), credit, metrics)
+                self.dump.add(self._step(), credit, metrics, rollout_log_probs(data))
             return metrics
 
     def _step(self) -> int:

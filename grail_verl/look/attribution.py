@@ -2,14 +2,17 @@
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from rich.color import Color
 from rich.console import Console, Group
 from rich.style import Style
 from rich.text import Text
 
 from grail_verl.credit.answer import AnswerSpan
+from grail_verl.look.agreement import rank_correlation, top_in_common
 from grail_verl.look.records import response_record
 from grail_verl.look.report.colours import LIGHT
 from grail_verl.look.rollouts import Rollout
@@ -28,6 +31,8 @@ class Attribution:
         answer: its tokens, None without a complete `\\boxed{…}`.
         weighted: tokens got weights from their scores.
         rollout: what it was made of.
+        channels: what else is known of each token, name → (T,): "surprise" and "entropy"; of a product each factor;
+            of saliency with hops what each found, "hop 0" …, of which the score is the sum.
     """
 
     prompt: str
@@ -37,9 +42,10 @@ class Attribution:
     answer: AnswerSpan | None
     weighted: bool
     rollout: Rollout = field(repr=False)
+    channels: dict[str, list[float]] = field(default_factory=dict, repr=False)
 
-    def record(self) -> dict:
-        """As records.py writes it."""
+    def record(self, second: "Attribution | None" = None) -> dict:
+        """As records.py writes it; with what another rule gives the same response."""
         given = self.rollout
         return response_record(
             step=given.step,
@@ -53,6 +59,8 @@ class Attribution:
             answer=self.answer,
             reward=given.reward,
             weighted=self.weighted,
+            channels={**(second.channels if second else {}), **self.channels},
+            second=second and {"score": second.score, "weight": second.weight, "weighted": second.weighted},
         )
 
     def show(self) -> None:
@@ -60,12 +68,28 @@ class Attribution:
         Console().print(self)
 
     def __rich__(self) -> Group:
-        """Blue below a weight of 1, orange above, in full at half and at twice as much; the answer underlined."""
+        """Blue below a weight of 1, orange above, in full at half and at twice as much; the answer underlined. Below
+        it, with hops, what each found and their sum, in full where it is largest before the answer."""
+        parts = [Text(printable(self.prompt), style="dim"), self._coloured([_of_weight(each) for each in self.weight])]
+        hops = {name: values for name, values in self.channels.items() if name.startswith("hop ")}
+        if hops:
+            hops["their sum"] = [sum(values) for values in zip(*hops.values(), strict=True)]
+        for name, values in hops.items():
+            top = max(self._before_answer(values), default=0.0)
+            colours = [_mixed(value / top if top else 0.0) for value in values]
+            title = f"{name}, {sum(self._before_answer(values)):.2f} of it before the answer"
+            parts += [Text(title, style="italic"), self._coloured(colours)]
+        return Group(*parts, Text(self._caption(), style="italic"))
+
+    def _coloured(self, colours: Sequence[Color]) -> Text:
         response = Text()
-        for place, (token, weight) in enumerate(zip(self.tokens, self.weight, strict=True)):
+        for place, (token, colour) in enumerate(zip(self.tokens, colours, strict=True)):
             answer = self.answer is not None and self.answer.start <= place < self.answer.end
-            response.append(printable(token), Style(bgcolor=_colour(weight), color=LIGHT.ink, underline=answer))
-        return Group(Text(printable(self.prompt), style="dim"), response, Text(self._caption(), style="italic"))
+            response.append(printable(token), Style(bgcolor=colour, color=LIGHT.ink, underline=answer))
+        return response
+
+    def _before_answer(self, values: Sequence[float]) -> Sequence[float]:
+        return values if self.answer is None else values[: self.answer.start]
 
     def _repr_html_(self) -> str:
         console = Console(record=True, file=io.StringIO(), width=100, color_system="truecolor", force_jupyter=False)
@@ -76,13 +100,32 @@ class Attribution:
         said = f"{len(self.tokens)} tokens" + " without a complete \\boxed{}" * (self.answer is None)
         if not self.weighted:
             return said + ", not weighted by their scores"
-        before = (self.weight if self.answer is None else self.weight[: self.answer.start]) or [1.0]
+        before = self._before_answer(self.weight) or [1.0]
         place = "" if self.answer is None else " before the answer"
         return f"{said}; weights{place} {min(before):.2f} to {max(before):.2f}"
 
 
-def _colour(weight: float) -> Color:
-    """Of the report: from its middle to low or high, by the weight's logarithm."""
-    share = max(-1.0, min(1.0, math.log2(weight))) if weight > 0 else -1.0
+def told_agreement(one: Attribution, other: Attribution) -> str:
+    """In words: of two rules on one response."""
+    if not (one.weighted and other.weighted):
+        return "not both weigh this response by their scores"
+    weights = [np.array(each._before_answer(each.weight)) for each in (one, other)]
+    length = min(map(len, weights))
+    weights = [weight_R[:length] for weight_R in weights]
+    correlation, common = rank_correlation(*weights), top_in_common(*weights)
+    if common is None:
+        return "no token before the answer"
+    said = "none, as one of them gives all tokens the same" if correlation is None else f"{correlation:.2f}"
+    return f"rank correlation of their weights before the answer {said}; of the top fifth {common:.0%} in common"
+
+
+def _of_weight(weight: float) -> Color:
+    """By its logarithm."""
+    return _mixed(math.log2(weight) if weight > 0 else -1.0)
+
+
+def _mixed(share: float) -> Color:
+    """Of the report: from its middle to low at -1, to high at 1."""
+    share = max(-1.0, min(1.0, share))
     middle, end = (Color.parse(c).get_truecolor() for c in (LIGHT.middle, LIGHT.low if share < 0 else LIGHT.high))
     return Color.from_rgb(*(from_ + (to - from_) * abs(share) for from_, to in zip(middle, end, strict=True)))

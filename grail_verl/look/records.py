@@ -4,7 +4,8 @@ Beside the data's way: worker.py writes what it made of a step's responses, attr
 report/ reads either. A folder holds
 
     settings.json             version of grail-verl, every option but dump_dir, where weights were clipped, or null, and
-                              which run these are of: its trainer.default_local_dir, by which verl resumes it, or null
+                              which run these are of: its trainer.default_local_dir, by which verl resumes it, or null;
+                              of two rules beside each other both names, and options and bounds of the second
     responses-<rank>.jsonl    a response a line, see `response_record`
     metrics.jsonl             a step a line: {"step": 3, "metrics": {"weight_mean": 1.02, …}}; from training only
 
@@ -21,6 +22,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +30,9 @@ from grail_verl.credit.answer import AnswerSpan
 from grail_verl.credit.config import SECTION, GrailConfig
 
 SETTINGS, RESPONSES, METRICS = "settings.json", "responses-{}.jsonl", "metrics.jsonl"
+PASS_RATE = "pass_rate"  # of metrics: of the whole rollout batch, not of the responses written
 DIGITS = 6  # significant ones of a score or weight: float32's, without the noise behind them
+CHANNEL_DIGITS = 4  # of what is there to be looked at
 
 
 def response_record(
@@ -44,6 +48,8 @@ def response_record(
     answer: AnswerSpan | None,
     reward: float | None,
     weighted: bool,
+    channels: Mapping[str, Sequence[float]] | None = None,
+    second: Mapping | None = None,
 ) -> dict:
     """A response as its line holds it. Numbers that are not finite become None.
 
@@ -59,18 +65,34 @@ def response_record(
         answer: its tokens.
         reward: the response's score, before a KL penalty; None where nobody told.
         weighted: its tokens got weights from their scores.
+        channels: what else is known of each token, name → (T,); left out where nothing is: "surprise", "entropy",
+            "ratio" of its probability before the update to that of the rollout, a factor of the score by its name,
+            "hop 0" … of saliency.
+        second: another rule's "score", "weight" and "weighted", as above.
     """
-    return {
+    record = {
         "step": step,
         "row": row,
         "prompt": prompt,
         "tokens": list(tokens),
         "mask": [int(own) for own in mask],
-        "score": [None] * len(tokens) if score is None else list(map(_rounded, score)),
-        "weight": list(map(_rounded, weight)),
+        **_given(score, weight, weighted),
         "advantage": _finite(advantage),
         "answer": None if answer is None else dataclasses.asdict(answer),
         "reward": _finite(reward),
+    }
+    if channels:
+        record["channels"] = {name: [_rounded(value, CHANNEL_DIGITS) for value in channels[name]] for name in channels}
+    if second is not None:
+        record["second"] = _given(**second)
+    return record
+
+
+def _given(score: Sequence[float] | None, weight: Sequence[float], weighted: bool) -> dict:
+    """What a rule gave a response's tokens."""
+    return {
+        "score": [None] * len(weight) if score is None else list(map(_rounded, score)),
+        "weight": list(map(_rounded, weight)),
         "weighted": weighted,
     }
 
@@ -79,8 +101,8 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else value
 
 
-def _rounded(value: float) -> float | None:
-    return _finite(float(f"{value:.{DIGITS}g}"))
+def _rounded(value: float, digits: int = DIGITS) -> float | None:
+    return _finite(float(f"{value:.{digits}g}"))
 
 
 class Writer:
@@ -100,15 +122,24 @@ class Writer:
         self._responses = self._folder / RESPONSES.format(rank)
         _append(self._responses, [])
 
-    def write_settings(self, config: GrailConfig, bounds: tuple[float, float], run: str | None = None) -> None:
-        """Replaces settings.json; `bounds` as Weights have them, infinite where it has none; `run` None outside of
-        training."""
-        settings = {
-            "version": version("grail-verl"),
-            "run": run,
-            "options": _options(config),
-            "bounds": list(bounds) if all(map(math.isfinite, bounds)) else None,
-        }
+    def write_settings(
+        self,
+        config: GrailConfig,
+        bounds: tuple[float, float],
+        run: str | None = None,
+        name: str | None = None,
+        second: Mapping | None = None,
+    ) -> None:
+        """Replaces settings.json.
+
+        Args:
+            config, bounds, name: see `rule_settings`.
+            run: trainer.default_local_dir; None outside of training.
+            second: another rule's `rule_settings`.
+        """
+        settings = {"version": version("grail-verl"), "run": run, **rule_settings(config, bounds, name)}
+        if second is not None:
+            settings["second"] = dict(second)
         path = self._folder / SETTINGS
         whole = path.with_suffix(".new")
         whole.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -122,6 +153,14 @@ class Writer:
         """Adds a step's metrics, by their names without `grail/`."""
         named = {name.removeprefix("grail/"): _finite(value) for name, value in metrics.items()}
         _append(self._folder / METRICS, [{"step": step, "metrics": named}])
+
+
+def rule_settings(config: GrailConfig, bounds: tuple[float, float], name: str | None = None) -> dict:
+    """What settings.json says of a rule; `bounds` as Weights have them, infinite where it has none; `name` as a user
+    called it, if one did."""
+    clipped = all(map(math.isfinite, bounds))
+    named = {} if name is None else {"name": name}
+    return {**named, "options": _options(config), "bounds": list(bounds) if clipped else None}
 
 
 def _options(config: GrailConfig) -> dict:
@@ -203,7 +242,8 @@ class Records:
     """What a folder holds.
 
     Attributes:
-        settings: {"version", "run", "options", "bounds"}.
+        settings: {"version", "run", "options", "bounds"}, and of two rules "name" and "second": {"name", "options",
+            "bounds"}.
         responses: as `response_record` gives them, and the "rank" of each; in order of step, rank and row.
         metrics: step → name → value; empty if they were not made in training.
     """
@@ -211,6 +251,15 @@ class Records:
     settings: dict
     responses: list[dict]
     metrics: dict[int, dict[str, float | None]]
+
+    @cached_property
+    def second(self) -> "Records | None":
+        """The same responses as the second of two rules has them."""
+        if "second" not in self.settings:
+            return None
+        settings = {name: value for name, value in self.settings.items() if name != "second"}
+        responses = [{**response, **response["second"]} for response in self.responses]
+        return Records({**settings, **self.settings["second"]}, responses, {})
 
 
 def read(folder: str | Path) -> Records:
@@ -224,6 +273,8 @@ def read(folder: str | Path) -> Records:
     settings, responses, metrics = _settings(folder), {}, {}
     for rank, path in _by_rank(folder).items():
         for place, record, _ in _lines(path, _is_response):
+            if ("second" in record) != ("second" in settings):
+                raise ValueError(f"{place}: of another number of rules than {SETTINGS} names")
             _put(responses, (record["step"], rank, record["row"]), {**record, "rank": rank}, place)
     for place, line, _ in _lines(folder / METRICS, _is_metrics):
         _put(metrics, line["step"], line["metrics"], place)
@@ -271,25 +322,50 @@ def _lines(path: Path, fits: Callable[[object], bool]) -> Iterator[tuple[str, di
 
 def _is_settings(value: object) -> bool:
     match value:
-        case {"version": str(), "options": {"score": str() | [*_], "mean": mean}, "bounds": None | [_, _] as bounds}:
-            return _are_numbers([mean, *(bounds or [])])
+        case {"version": str(), **rule}:
+            second = rule.pop("second", None)
+            return _is_rule(rule) and (second is None or all("name" in one and _is_rule(one) for one in (rule, second)))
+    return False
+
+
+def _is_rule(value: object) -> bool:
+    match value:
+        case {"options": {"score": str() | [*_], "mean": mean}, "bounds": None | [_, _] as bounds}:
+            return _are_numbers([mean, *(bounds or [])]) and isinstance(value.get("name", ""), str)
     return False
 
 
 def _is_response(value: object) -> bool:
     match value:
         case {
-            "step": int(), "row": int(), "prompt": str(), "tokens": [*tokens], "mask": [*mask], "score": [*score],
-            "weight": [*weight], "advantage": advantage, "answer": answer, "reward": reward, "weighted": bool(),
+            "step": int(), "row": int(), "prompt": str(), "tokens": [*tokens], "mask": [*mask],
+            "advantage": advantage, "answer": answer, "reward": reward,
         }:  # fmt: skip
+            count, channels, second = len(tokens), value.get("channels", {}), value.get("second")
             return (
-                len(tokens) == len(mask) == len(score) == len(weight)
+                len(mask) == count
                 and all(isinstance(token, str) for token in tokens)
                 and all(own in (0, 1) for own in mask)
-                and _are_numbers(each for each in (*score, *weight, advantage, reward) if each is not None)
-                and (answer is None or _is_span(answer, len(tokens)))
+                and _are_numbers(each for each in (advantage, reward) if each is not None)
+                and (answer is None or _is_span(answer, count))
+                and _is_given(value, count)
+                and isinstance(channels, dict)
+                and all(_is_of_tokens(channel, count) for channel in channels.values())
+                and (second is None or _is_given(second, count))
             )
     return False
+
+
+def _is_given(value: object, count: int) -> bool:
+    match value:
+        case {"score": score, "weight": weight, "weighted": bool()}:
+            return _is_of_tokens(score, count) and _is_of_tokens(weight, count)
+    return False
+
+
+def _is_of_tokens(value: object, count: int) -> bool:
+    known = [each for each in value if each is not None] if isinstance(value, list) else None
+    return known is not None and len(value) == count and _are_numbers(known)
 
 
 def _is_span(value: object, count: int) -> bool:

@@ -1,6 +1,7 @@
 """`algorithm.grail.dump_dir`: the records hold what the hook made of a batch, of as many responses as asked for."""
 
 import dataclasses
+import math
 import os
 import shutil
 import sys
@@ -16,14 +17,16 @@ import torch
 from harness import Case
 from hypothesis import given
 from hypothesis import strategies as st
+from tensordict import NonTensorData, NonTensorStack
 
 from grail_verl.credit.answer import AnswerLocator
 from grail_verl.hook.claim import Claim
-from grail_verl.hook.dump import spread
+from grail_verl.hook.dump import spread, with_siblings
 from grail_verl.look import records
 
 OFF = Case("tied", "fsdp2")
 ULYSSES = test_matrix.CASES["Ulysses, fsdp2"]
+RIGHT = 7 / 15  # of them; eight have a reward, one of which wrote nothing
 DUMPED = 5  # of the 15 responses with a token that both ranks have
 
 
@@ -39,6 +42,11 @@ def rollout(rank: int):
         if len(row):
             row[-1] = 1.0
     data["rm_scores"] = torch.nested.as_nested_tensor(rewards, layout=torch.jagged)
+    names = ["shared" if row in (2, 3) else f"of rank {rank}, {row}" for row in range(len(rewards))]
+    data["uid"] = NonTensorStack(*map(NonTensorData, names))
+    for name, change in (("rollout_log_probs", -0.25), ("entropy", 4.0)):
+        rows = [row + change for row in data["old_log_probs"].unbind()]
+        data[name] = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
     return data
 
 
@@ -83,8 +91,8 @@ def source(record: dict) -> int:
 
 def test_so_many_responses_a_step_over_all_ranks(dumped):
     found, _, _ = dumped
-    counts = Counter((response["step"], response["rank"]) for response in found.responses)
-    assert counts == {(1, 0): 3, (1, 1): 2, (2, 0): 3, (2, 1): 2}
+    assert Counter(response["step"] for response in found.responses) == {1: DUMPED, 2: DUMPED}
+    assert {response["rank"] for response in found.responses} == {0, 1}
     for step in (1, 2):
         advantages = [response["advantage"] for response in found.responses if response["step"] == step]
         assert min(advantages) < 0 < max(advantages)
@@ -131,11 +139,31 @@ def test_saliency_is_the_plain_models_where_a_pass_was_run(dumped, folders):
     assert compared > 1
 
 
+def test_what_verl_knows_of_a_token_is_there(dumped):
+    """Surprise, entropy, and the ratio to the rollout's own probability: e^0.25 throughout, as it was put in."""
+    for record in dumped[0].responses:
+        data, row = rollout(record["rank"]), source(record)
+        own = data["response_mask"][row].tolist()
+        old = data["old_log_probs"][row].tolist()
+        expected = {
+            "surprise": [-value for value in old],
+            "ratio": [math.exp(0.25)] * len(old),
+            "entropy": [value + 4 for value in old],
+        }
+        assert record["channels"].keys() == expected.keys()
+        for name, values in expected.items():
+            for found, value, mine in zip(record["channels"][name], values, own, strict=True):
+                assert found == (pytest.approx(value, rel=1e-3) if mine else None)
+
+
 def test_metrics_and_options_are_there_once(dumped):
     found, seen, _ = dumped
     assert list(found.metrics) == [1, 2]
     for step, metrics in found.metrics.items():
-        assert {f"grail/{name}": value for name, value in metrics.items()} == seen[0][step - 1]["metrics"]
+        # Every second response is right, of eight on each rank; of the empty one, a wrong one, nothing is counted.
+        assert metrics["pass_rate"] == pytest.approx(RIGHT)
+        logged = {f"grail/{name}": value for name, value in metrics.items() if name != "pass_rate"}
+        assert logged == seen[0][step - 1]["metrics"]
     assert found.settings["options"]["std"] == 1.0 and found.settings["bounds"] == [0.0, 50.0]
 
 
@@ -235,6 +263,28 @@ def test_a_folder_is_one_runs_and_without_one_nothing_is_written(dumped, folders
     assert found["resumed"].responses[: len(earlier)] == earlier
     later = found["resumed"].responses[len(earlier) :]
     assert [(one["step"], one["rank"], one["row"]) for one in later] == [(2, 0, 0), (2, 0, 1)]
+
+
+def test_siblings_are_found_on_whatever_rank(dumped):
+    """Of the one prompt that has several responses the lowest advantage is rank 0's, the highest rank 1's."""
+    for step in (1, 2):
+        places = {(one["rank"], source(one)) for one in dumped[0].responses if one["step"] == step}
+        assert {(0, 2), (1, 2)} <= places
+
+
+families = st.lists(st.tuples(st.sampled_from([-1.0, 0.5]), st.booleans(), st.sampled_from("abcd")), max_size=20)
+
+
+@given(families, st.integers(0, 25), st.integers(0, 9))
+def test_right_and_wrong_of_one_prompt_are_chosen_together(rows, count, turn):
+    advantages, real, groups = ([row[kind] for row in rows] for kind in range(3))
+    chosen = with_siblings(advantages, real, groups, count, turn)
+    assert chosen == sorted(set(chosen)) and all(real[row] for row in chosen)
+    assert len(chosen) == min(count, sum(real))
+    both = {group for group in groups if len({advantages[row] for row in range(len(rows))
+                                              if real[row] and groups[row] == group}) == 2}  # fmt: skip
+    complete = {group for group in both if len({advantages[row] for row in chosen if groups[row] == group}) == 2}
+    assert len(complete) >= min(len(both), count // 4)
 
 
 rows = st.lists(st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), st.booleans()), max_size=20)

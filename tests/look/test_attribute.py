@@ -141,7 +141,7 @@ def attributed(given, model, tokenizer, *arguments, **options) -> list:
 @pytest.mark.parametrize("score", ["surprise", "entropy", "saliency"])
 def test_the_top_share_is_of_all_tokens_of_a_step_that_have_scores(model, tokenizer, score, monkeypatch):
     """However many responses are held at a time otherwise, and whatever their advantages."""
-    monkeypatch.setattr("grail_verl.look.attribute.AT_ONCE", 2)
+    monkeypatch.setattr("grail_verl.look.scoring.AT_ONCE", 2)
     texts = [text for text in dict.fromkeys(TEXTS) if text]
     given = [
         Rollout(f"{row} + {row} =", text, step=row % 2, row=row, advantage=[-1.0, 0.0, 1.0, None][row % 4])
@@ -176,7 +176,7 @@ def test_the_top_share_is_of_all_tokens_of_a_step_that_have_scores(model, tokeni
 @pytest.mark.parametrize("tokens", [1, 60, 10_000])
 @pytest.mark.parametrize("at_once", [3, 512])
 def test_many_in_micro_batches_are_as_one_by_one(model, tokenizer, tokens, at_once, monkeypatch):
-    monkeypatch.setattr("grail_verl.look.attribute.AT_ONCE", at_once)
+    monkeypatch.setattr("grail_verl.look.scoring.AT_ONCE", at_once)
     given = [
         Rollout(f"{row} + {row} =", text, step=5 - row // 10, row=row, advantage=[-1.0, 0.0, 1.0, None][row % 4])
         for row, text in enumerate(TEXTS)

@@ -1,5 +1,6 @@
 """The report without a browser: its numbers by hand, figures that draw them, a page that is safe and small enough."""
 
+import io
 import json
 import re
 import statistics as stdlib
@@ -19,10 +20,12 @@ from grail_verl.__main__ import main
 from grail_verl.credit.answer import AnswerSpan
 from grail_verl.credit.config import GrailConfig
 from grail_verl.look import records
+from grail_verl.look.report.channels import channels
 from grail_verl.look.report.colours import DARK, LIGHT
 from grail_verl.look.report.figures import figures
 from grail_verl.look.report.page import page
 from grail_verl.look.report.statistics import bin_means, mean_and_error, numbers
+from grail_verl.look.report.watch import watch
 
 pytestmark = pytest.mark.fast
 
@@ -124,7 +127,8 @@ def test_the_page_calls_the_score_by_its_name(tmp_path, score, name):
     drawn = numbers(found)
     html = page(found, drawn, []).decode()
     assert f"were weighted by the {name} of their tokens." in html and "saliency" not in html
-    assert data_of(html)["score"] == name
+    (channel,) = (one for one in data_of(html)["channels"] if one["key"] == "score")
+    assert channel["name"].startswith(name)
     shown = data_of(html)["responses"]
     assert shown[0]["score"] == pytest.approx(found.responses[0]["score"], rel=5e-3)
     assert [one["score"] is None for one in shown] == [one["score"][0] is None for one in found.responses]
@@ -164,6 +168,104 @@ def test_means_and_errors_are_those_of_the_rows_that_have_a_value(values):
         assert error == pytest.approx(expected, nan_ok=True, abs=1e-9)
 
 
+def test_the_pass_rate_is_that_of_whole_batches_where_training_wrote_it():
+    """Else of the responses that are here: one of three, none of four."""
+    told = of(*RUN, metrics={1: {"weight_mean": 1.5, "pass_rate": 0.25}, 2: {"pass_rate": 0.5}})
+    assert told["pass_rate"] == {"steps": [1, 2], "rate": [0.25, 0.5], "of": "all responses of a step"}
+    assert told["metrics"]["values"] == {"weight_mean": [1.5, None]}  # it is drawn once
+    here = of(*RUN)["pass_rate"]
+    assert here["steps"] == [1, 3] and here["rate"] == pytest.approx([1 / 3, 0])
+    unknown = of(response(1, [1.0] * 4, reward=None, advantage=None), response(2, [1.0] * 4))["pass_rate"]
+    assert unknown["steps"] == [2]
+
+
+def by_two(*pairs, weighted=True) -> records.Records:
+    """Responses with the four weights before the answer that each of two rules gives."""
+    settings = records.rule_settings(GrailConfig(), (0.5, 5.0), "grail")
+    second = records.rule_settings(report_records.SURPRISE, (0.0, float("inf")), "surprise")
+    behind = {"score": [0.0] * 7, "weighted": weighted}
+    lines = [
+        response(1, one, row=row, second={**behind, "weight": [*other, 0.0, 0.0, 0.0]})
+        for row, (one, other) in enumerate(pairs)
+    ]
+    return records.Records({"version": "1", **settings, "second": second}, lines, {})
+
+
+def test_two_rules_are_compared_by_their_ranks():
+    # Ranks 1 2 3 4 and 2 1 3 4 (Spearman 1 - 6·2 / (4·15) = 0.8; the top fifth of four is one token, the last of both);
+    # 1 2 3 4 and 4 3 2 1 (-1, 0); all the same by one (no correlation; each of four is a quarter of the one token).
+    found = numbers(by_two(
+        ([0.5, 1.0, 1.5, 2.0], [0.2, 0.1, 0.3, 9.0]), ([0.5, 1.0, 1.5, 2.0], [4.0, 3.0, 2.0, 1.0]),
+        ([1.0] * 4, [0.2, 0.1, 0.3, 9.0]),
+    ))  # fmt: skip
+    agreement = found["agreement"]
+    assert agreement["rules"] == ["grail", "surprise"] and agreement["responses"] == 3
+    assert agreement["rank_correlation"] == pytest.approx({"mean": -0.1, "standard_error": 0.9})
+    mean = (1 + 0 + 0.25) / 3
+    error = stdlib.stdev([1, 0, 0.25]) / 3**0.5
+    assert agreement["top_in_common"] == pytest.approx({"mean": mean, "standard_error": error})
+    wrong = found["second"]["position"]["wrong"]
+    assert wrong["mean"][0] == pytest.approx((0.2 + 4.0 + 0.2) / 3) and found["second"]["bounds"] is None
+    names = [drawing.name for drawing in figures(found)]
+    assert names == ["position", "second-position", "histogram", "second-histogram"]
+    nobody = numbers(by_two(([1.0, 2.0, 3.0, 4.0],) * 2, weighted=False))["agreement"]
+    assert nobody["responses"] == 0 and nobody["rank_correlation"]["mean"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_page_of_two_rules_says_how_far_they_agree():
+    found = by_two(([0.5, 1.0, 1.5, 2.0], [0.2, 0.1, 0.3, 9.0]), ([0.5, 1.0, 1.5, 2.0], [4.0, 3.0, 2.0, 1.0]))
+    html = page(found, numbers(found), []).decode()
+    assert "have a rank correlation of -0.10 ± 0.90" in html and "50% ± 50% are in common" in html
+    assert "<th scope=\"row\">score</th><td>saliency</td><td>surprise</td>" in html
+    data = data_of(html)
+    assert data["rules"] == ["grail", "surprise"]
+    assert [one["agreement"] for one in data["responses"]] == [[0.8, 1], [-1, 0]]
+    assert data["responses"][0]["second"]["weight"] == [0.2, 0.1, 0.3, 9, 0, 0, 0]
+    # Over their means 1.25 and 2.4 (or 2.5): of eight differences 0.98 of them are below the second largest by 0.86.
+    differences = [abs(one / 1.25 - other / mean) for mean, others in ((2.4, [0.2, 0.1, 0.3, 9.0]), (2.5, [4, 3, 2, 1]))
+                   for one, other in zip([0.5, 1.0, 1.5, 2.0], others)]  # fmt: skip
+    expected = np.quantile(differences, 0.98)
+    reach = {one["key"]: (one["middle"], one["reach"]) for one in data["channels"]}
+    assert reach["difference"] == (0, pytest.approx(expected, rel=0.05)) and reach["score"] == (None, None)
+
+
+def test_each_channel_has_a_scale():
+    """Of tokens before answers that the policy wrote: of 1 … 4 the 0.98 quantile is at place 2.94 of 0 to 3."""
+    settings = {"version": "1", **records.rule_settings(GrailConfig(), (0.5, 5.0))}
+    values = [1.0, 2.0, 3.0, 4.0, 9.0, 9.0, 9.0]
+    lines = [
+        response(1, [1.0] * 4, channels={"surprise": values, "ratio": [1.0, 0.5, 1.5, 1.0, 9, 9, 9], "hop 0": values}),
+        response(1, [1.0] * 4, mask=[0] * 4 + [1] * 3, channels={"surprise": [99.0] * 7}),
+    ]
+    found = records.Records(settings, lines, {})
+    scales = {one.key: (one.middle, one.reach) for one in channels(found, numbers(found))}
+    assert scales == {
+        "weight": (1.0, 1.0), "score": (None, None), "surprise": (None, 3.9), "ratio": (1.0, 0.5),
+        "hop 0": (None, None),
+    }  # fmt: skip
+
+
+def test_strips_of_a_figure_lie_over_its_steps():
+    (drawing,) = (one for one in figures(of(*RUN)) if one.name == "pass-rate")
+    one, three = drawing.strips
+    assert [(strip.first, strip.last, strip.said) for strip in (one, three)] == [(1, 1, "33%"), (3, 3, "0%")]
+    assert one.left + one.width == pytest.approx(three.left) and one.top == three.top
+    assert one.left > 0 and three.left + three.width <= 1 and one.top + one.height < 1
+    assert one.width == pytest.approx(three.width)  # parted at step 2, the middle
+    image = matplotlib.image.imread(io.BytesIO(drawing.light))[..., :3]
+    height, width, _ = image.shape
+    dots = [
+        np.argwhere(image[int(strip.top * height) : int((strip.top + strip.height) * height),
+                          int(strip.left * width) + 3 : int((strip.left + strip.width) * width) - 3].max(axis=2) < 0.3)
+        for strip in (one, three)
+    ]  # fmt: skip
+    assert all(len(dark) for dark in dots) and dots[0][:, 0].min() < dots[1][:, 0].max()  # higher up on the left
+    many = of(*(response(step, [1.0] * 4) for step in range(1, 131)))
+    strips = figures(many)[0].strips
+    assert [(strip.first, strip.last) for strip in strips] == [(a, min(a + 2, 130)) for a in range(1, 131, 3)]
+
+
 def painted(drawing):
     axes = Figure().subplots()
     drawing.paint(axes, LIGHT)
@@ -175,7 +277,7 @@ def test_figures_draw_the_numbers():
                metrics={1: {"weight_mean": 1.5}, 3: {"weight_mean": None}, 5: {"weight_mean": 2.0}})  # fmt: skip
     drawn = {drawing.name: drawing for drawing in figures(found)}
     assert list(drawn) == [
-        "position", "histogram", "thirds-correct", "heatmap-correct", "thirds-wrong", "heatmap-wrong",
+        "pass-rate", "position", "histogram", "thirds-correct", "heatmap-correct", "thirds-wrong", "heatmap-wrong",
         "metric-weight_mean",
     ]  # fmt: skip
 
@@ -213,7 +315,8 @@ def test_figures_draw_the_numbers():
 
 @pytest.mark.parametrize("changes", [{"weighted": False}, {"weighted": False, "answer": None}, {"mask": [0] * 7}])
 def test_without_a_weighted_token_there_is_no_figure_of_weights(changes):
-    assert figures(of(response(1, [1.0] * 4, **changes), response(2, [1.0] * 4, **changes))) == []
+    drawn = figures(of(response(1, [1.0] * 4, **changes), response(2, [1.0] * 4, **changes)))
+    assert [drawing.name for drawing in drawn] == ["pass-rate"]
 
 
 def contrast(one: str, other: str) -> float:
@@ -323,7 +426,38 @@ def changed(path, **values) -> str:
     return json.dumps({**json.loads(path.read_text().splitlines()[0]), **values})
 
 
+def test_a_run_is_watched(tmp_path, capsys, monkeypatch):
+    """Before it has written anything, while it does, and while nothing changes."""
+    folder, waited, drawn = tmp_path / "run", [], []
+
+    def grow(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 1:
+            report_records.write_run(folder, steps=[1], metrics=False)
+        elif len(waited) == 2:
+            drawn.append((folder / "report" / "report.html").stat().st_mtime_ns)
+        elif len(waited) == 3:
+            drawn.append((folder / "report" / "report.html").stat().st_mtime_ns)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch, "__defaults__", (grow,))
+    main(["report", str(folder), "--watch"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"waiting: {folder} holds no records") and said[1:] == [f"{folder}/report/report.html"]
+    assert drawn[0] == drawn[1]  # nothing had changed
+    assert waited[0] == 10 and waited[1] > 10  # drawing takes its share of the time
+    html = (folder / "report" / "report.html").read_text()
+    assert data_of(html)["watched"] and "Load this page again every 30 seconds" in html
+    assert not list((folder / "report").glob("*.new"))
+
+
 LINES = {
+    "a channel that is short": lambda path: changed(path, row=99, channels={"surprise": [1.0]}),
+    "channels of another kind": lambda path: changed(path, row=99, channels=[1.0]),
+    "a second rule that settings do not name": lambda path: changed(
+        path, row=99, tokens=["a"], mask=[1], score=[1], weight=[1], answer=None, channels={},
+        second={"score": [1], "weight": [1], "weighted": True},
+    ),
     "a list": lambda path: "[1, 2]",
     "a number": lambda path: "3",
     "of another kind": lambda path: '{"step": 1, "row": 1, "prompt": "", "tokens": []}',
@@ -358,6 +492,11 @@ def test_a_line_that_is_no_record_is_named(name, tmp_path):
     [
         ("metrics.jsonl", '{"step": 7, "metrics": {"weight_mean": "wide"}}\n', "metrics.jsonl, line 1: JSON, but no"),
         ("settings.json", "[]", "settings.json is another kind of JSON"),
+        (
+            "settings.json",
+            '{"version": "1", "options": {"score": "a", "mean": 1}, "bounds": null, "second": {"name": "b"}}',
+            "settings.json is another kind of JSON",
+        ),
         ("settings.json", '{"version": "1", "options": {}, "bounds": null}', "settings.json is another kind of JSON"),
     ],
 )

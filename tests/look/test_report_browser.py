@@ -12,6 +12,7 @@ from report_records import HOSTILE, WORDS
 from grail_verl.credit.config import GrailConfig
 from grail_verl.look import records
 from grail_verl.look.report.report import write
+from grail_verl.look.report.statistics import numbers
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
@@ -42,7 +43,8 @@ def browser():
 
 @pytest.fixture
 def opened(browser, report):
-    """open_page(width, path) → the page; at the end nothing may have gone wrong in it, or been asked of the network."""
+    """open_page(width, path, link, clock) → the page; at the end nothing may have gone wrong in it, or been asked of
+    the network."""
     contexts, wrong = [], []
 
     def route(asked):
@@ -51,7 +53,7 @@ def opened(browser, report):
         wrong.append(asked.request.url)
         asked.abort()
 
-    def open_page(width=WIDE, path=report[0]):
+    def open_page(width=WIDE, path=report[0], link="", clock=False):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="light")
         context.set_default_timeout(20_000)
         contexts.append(context)
@@ -60,7 +62,9 @@ def opened(browser, report):
         page.on("console", lambda message: wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.goto(path.as_uri())
+        if clock:
+            page.clock.install()
+        page.goto(path.as_uri() + link)
         return page
 
     yield open_page
@@ -183,7 +187,7 @@ def test_the_keyboard_reaches_everything(opened):
     page.get_by_label("Outcome").select_option("correct")
     page.evaluate("document.activeElement.blur()")
     reached = []
-    for _ in range(60):
+    for _ in range(70):
         page.keyboard.press("Tab")
         name, outline = page.evaluate("""() => {
             const one = document.activeElement;
@@ -191,19 +195,22 @@ def test_the_keyboard_reaches_everything(opened):
             return [name, getComputedStyle(one).outlineStyle];
         }""")
         reached.append(name)
-        assert outline == "solid", name
+        assert outline == "solid" or name.startswith("Step "), name  # a step of a figure has a frame of its own
         if reached[-1].startswith("Show more"):
             break
-    assert reached == [
-        "Weights", "Responses", "Metrics", "Settings", "outcome", "reward-from", "reward-to", "step-from", "step-to",
+    over_steps = [name for name in reached if name.startswith("Step 1:") or name == "Step 1"]
+    assert len(over_steps) == 5  # pass rate, thirds and heat map of each outcome, to the first of their steps
+    assert [name for name in reached if not name.startswith("Step ")] == [
+        "Weights", "Responses", "Metrics", "Settings", "channel", "arrange", "find", "outcome",
+        "reward-from", "reward-to", "step-from", "step-to",
         "length-from", "length-to", "sort", "order", "Reset", *["Prompt", "token"] * 10, "Show more correct responses",
     ]  # fmt: skip
     page.keyboard.press("Enter")
     expect(page.locator("#correct article").nth(10).locator("h4")).to_be_focused()
 
     note = page.get_by_role("tooltip")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
+    for _ in range(3):  # the link to it, its prompt, its tokens
+        page.keyboard.press("Tab")
     tokens = page.locator("#correct article").nth(10).locator(".token")
     last = tokens.count() - 1
     for key, place in (("", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", last), ("Home", 0)):
@@ -249,9 +256,10 @@ CONTRASTS = """
 
 def test_text_stands_out_light_and_dark(opened):
     page = opened()
+    page.get_by_label("Find text").fill("add")  # found tokens, too
     show_all(page)
     pictures = page.locator("figure img")
-    expect(pictures).to_have_count(8)
+    expect(pictures).to_have_count(9)
     for scheme, paper in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(22, 25, 30)")):
         page.emulate_media(color_scheme=scheme)
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
@@ -280,3 +288,205 @@ def test_where_nothing_is_known_the_page_says_so(opened, tmp_path):
     expect(page.get_by_role("tooltip")).to_contain_text("no surprise")
     expect(page.locator("#wrong article").first).to_contain_text("no reward · advantage unknown")
     expect(page.locator("#wrong article").first).to_contain_text("no answer · not weighted")
+
+
+def share(token) -> str:
+    return token.evaluate("one => one.style.getPropertyValue('--share')")
+
+
+def test_a_switch_says_what_colours_show(opened, report):
+    page = opened()
+    first = next(one for one in report[1] if one["reward"] > 0)
+    tokens = page.locator("#correct article").first.locator(".token")
+    legend = page.get_by_role("list", name="Colours and marks")
+    expect(legend).to_contain_text("What the response’s advantage is multiplied by.")
+    names = page.get_by_label("Colour by").locator("option").all_text_contents()
+    assert names == ["weight", "saliency", "surprise, −log p", "hop 0"]
+
+    surprise, start = first["channels"]["surprise"], first["answer"]["start"]
+    page.get_by_label("Colour by").select_option("surprise, −log p")
+    expect(legend).to_contain_text("Negative log-probability of the token, in nats.")
+    full = float(re.search(r"0([\d.]+) or more", legend.inner_text().replace("\n", ""))[1])
+    for place in range(5):
+        assert share(tokens.nth(place)) == f"{min(100, round(100 * surprise[place] / full))}%"
+    page.get_by_label("Colour by").select_option("hop 0")  # in full where it is largest before the answer
+    expect(legend).to_contain_text("the response’s largest before its answer")
+    hop = first["channels"]["hop 0"]
+    assert share(tokens.nth(hop.index(max(hop[:start])))) == "100%"
+    tokens.nth(1).hover()
+    note = page.get_by_role("tooltip").inner_text()
+    for name, value in (("surprise, −log p", surprise[1]), ("hop 0", hop[1]), ("weight", first["weight"][1])):
+        assert float(re.search(rf"{name} ([\d.e+-]+)", note)[1]) == pytest.approx(value, rel=1e-2)
+
+
+def test_siblings_stand_together_and_part_at_one_height(opened, report):
+    page = opened()
+    page.get_by_label("Arrange").select_option("by prompt, where they part")
+    expect(page.locator("#correct")).to_be_hidden()
+    groups = {}
+    for one in report[1]:
+        groups.setdefault((one["step"], one["prompt"]), []).append(one)
+    expect(page.locator("#siblings output").first).to_have_text(f"– {len(groups)} of {len(groups)}")
+    expect(page.locator(".family")).to_have_count(len(groups))
+    family, group = page.locator(".family").first, next(iter(groups.values()))
+    right = [one for one in group if one["reward"]]
+    title = f"Step 1: {len(right)} correct, {len(group) - len(right)} wrong"
+    expect(family.get_by_role("heading", level=4)).to_have_text(title)
+
+    pair = family.locator(".pair").first
+    one, other = (pair.locator("article").nth(place) for place in (0, 1))
+    expect(one).to_contain_text("correct · reward 1")
+    expect(other).to_contain_text("wrong · reward 0")
+    texts, rests = ([article.locator(path).all_text_contents() for article in (one, other)]
+                    for path in (".token", ".fork ~ .token"))  # fmt: skip
+    shared = len(texts[0]) - len(rests[0])
+    assert texts[0][:shared] == texts[1][:shared] and texts[0][shared] != texts[1][shared]
+    wrong = next(each for each in group if not each["reward"])
+    assert shared == max(
+        next(place for place, pair in enumerate(zip(each["tokens"], wrong["tokens"])) if pair[0] != pair[1])
+        for each in right
+    )
+    forks = [article.locator(".fork").bounding_box() for article in (one, other)]
+    assert forks[0]["y"] == forks[1]["y"] and forks[0]["x"] < forks[1]["x"]
+    page.set_viewport_size({"width": PHONE, "height": 900})
+    boxes = [article.bounding_box() for article in (one, other)]
+    assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+
+
+def test_text_is_found_and_marked(opened, report):
+    page = opened()
+    page.get_by_label("Find text").fill("SUM so")
+    show_all(page)
+    kept = [one for one in report[1] if "sum so" in "".join(one["tokens"])]
+    assert 0 < len(kept) < len(report[1]) and page.locator("article").count() == len(kept)
+    marked = page.locator("article").first.locator(".token.found").all_text_contents()
+    assert marked[:2] == [" sum", " so"]
+
+
+def test_links_lead_to_responses_and_figures_to_steps(opened, report):
+    wanted = next(one for one in reversed(report[1]) if one["rank"] == 1 and one["reward"] > 0)
+    step, row = wanted["step"], wanted["row"]
+    page = opened(link=f"#step-{step}-rank-1-row-{row}")
+    heading = page.locator("#correct h4", has_text=f"Step {step}, rank 1, row {row}")
+    expect(heading).to_be_focused()
+    expect(heading).to_be_in_viewport()
+    page.get_by_role("button", name="Reset").click()
+
+    steps = page.get_by_role("group", name="Steps of Pass rate, to their responses")
+    rate = sum(one["reward"] for one in report[1] if one["step"] == 2) / sum(one["step"] == 2 for one in report[1])
+    link = steps.get_by_role("link", name=f"Step 2: {rate:.0%}")
+    link.click()
+    expect(page.get_by_role("heading", name="Responses", exact=True)).to_be_focused()
+    expect(page.get_by_role("status").filter(has_text="responses of step 2.")).to_be_visible()
+    show_all(page)
+    assert {step for outcome in ("correct", "wrong") for step, *_ in facts(page, outcome)} == {2}
+    steps.get_by_role("link", name="Step 1").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(steps.get_by_role("link", name="Step 3")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status").filter(has_text="responses of step 3.")).to_be_visible()
+
+    page.locator("#wrong article a").first.click()
+    expect(page.locator("#wrong h4").first).to_be_focused()
+    page.evaluate("location.hash = '#step-1-row-99'")
+    expect(page.get_by_text("Step 1, row 99 is not among the responses of this page.")).to_be_visible()
+
+
+def test_two_rules_stand_side_by_side(opened, tmp_path):
+    folder = report_records.write_run(tmp_path / "run", steps=[1, 2], two_rules=True, metrics=False)
+    found = records.read(folder)
+    page = opened(path=write(folder / "report", found))
+    agreement = numbers(found)["agreement"]
+    said = f"give before the answer have a rank correlation of {agreement['rank_correlation']['mean']:.2f} ±"
+    expect(page.get_by_text(said)).to_be_visible()
+    article = page.locator("#correct article").first
+    one, other = (
+        article.get_by_role("group", name=f"Response, token by token by {name}") for name in ("grail", "surprise")
+    )
+    assert one.bounding_box()["y"] == other.bounding_box()["y"]
+    assert one.locator(".token").all_text_contents() == other.locator(".token").all_text_contents()
+
+    page.get_by_label("Colour by").select_option("difference of the weights")
+    response = next(each for each in found.responses if each["reward"])
+    start, own = response["answer"]["start"], [place for place, mine in enumerate(response["mask"]) if mine]
+    places = [place for place in own if place < start]
+    means = [sum(weight[place] for place in places) / len(places)
+             for weight in (response["weight"], response["second"]["weight"])]  # fmt: skip
+    for place in places[:8]:
+        more = response["weight"][place] / means[0] > response["second"]["weight"][place] / means[1]
+        low = ["low" in side.locator(".token").nth(place).get_attribute("class").split() for side in (one, other)]
+        assert low == [not more, more]
+        assert share(one.locator(".token").nth(place)) == share(other.locator(".token").nth(place))
+    one.locator(".token").first.hover()
+    expect(page.get_by_role("tooltip")).to_contain_text("weight by surprise")
+
+    page.get_by_label("Sort by").select_option("agreement of the rules")
+    show_all(page)
+    said = [float(re.search(r"rank correlation (-?[\d.]+)", text)[1])
+            for text in page.locator("#wrong .facts").all_text_contents()]  # fmt: skip
+    assert said == sorted(said)
+    titles = page.locator("figure img").evaluate_all("all => all.length")
+    assert titles == 13  # pass rate; way, histogram, thirds and heat maps of either rule
+
+
+def test_a_page_that_is_watched_loads_itself_as_it_was_left(opened, tmp_path):
+    folder = report_records.write_run(tmp_path / "run", steps=[1], metrics=False)
+    path = write_watched(folder)
+    page = opened(path=path, clock=True)
+    page.get_by_label("Find text").fill("sum")
+    page.get_by_label("Colour by").select_option("saliency")
+    more = tmp_path / "more"
+    report_records.write_run(more, steps=[2], metrics=False)
+    for file in more.glob("responses-*.jsonl"):
+        with (folder / file.name).open("a") as lines:
+            lines.write(file.read_text())
+    write_watched(folder)
+    page.locator("#correct .token").first.focus()
+    page.clock.run_for(31_000)
+    expect(page.get_by_text("responses of step 1:")).to_be_visible()  # not while somebody reads there
+    page.evaluate("document.activeElement.blur()")
+    page.clock.run_for(31_000)
+    expect(page.get_by_text("responses of 2 steps, 1 to 2")).to_be_visible()
+    expect(page.get_by_label("Find text")).to_have_value("sum")
+    assert page.get_by_label("Colour by").evaluate("one => one.selectedOptions[0].text") == "saliency"
+    page.get_by_label("Load this page again every 30 seconds").uncheck()
+    path.write_text("gone")
+    page.clock.run_for(61_000)
+    expect(page.get_by_text("responses of 2 steps, 1 to 2")).to_be_visible()
+
+
+def write_watched(folder):
+    return write(folder / "report", records.read(folder), watched=True)
+
+
+NAMELESS = """
+() => {
+  const labels = (one) => [...(one.labels ?? [])].map((each) => each.textContent).join("");
+  const name = (one) => one.getAttribute("aria-label") || labels(one)
+    || one.querySelector(":scope > title")?.textContent || one.textContent;
+  const nameless = [...document.querySelectorAll("a, button, input, select, summary, [role=group], [tabindex='0']")]
+    .filter((one) => !name(one).trim()).map((one) => one.outerHTML);
+  const levels = [...document.querySelectorAll("h1, h2, h3, h4, h5")].filter((one) => one.offsetParent)
+    .map((one) => Number(one.tagName[1]));
+  const skipped = levels.filter((level, place) => level > (levels[place - 1] ?? 0) + 1);
+  const ids = [...document.querySelectorAll("[id]")].map((one) => one.id);
+  return [nameless, skipped, ids.filter((id, place) => ids.indexOf(id) < place)];
+}
+"""
+
+
+def test_a_screen_reader_hears_names_levels_and_changes(opened):
+    page = opened()
+    for arrangement in ("correct beside wrong", "by prompt, where they part"):
+        page.get_by_label("Arrange").select_option(arrangement)
+        assert page.evaluate(NAMELESS) == [[], [], []]
+    for role, name in (
+        ("navigation", "Sections"), ("region", "Weights"), ("region", "Responses"), ("list", "Colours and marks"),
+        ("combobox", "Colour by"), ("searchbox", "Find text"), ("group", "Step"),
+        ("group", "Steps of Pass rate, to their responses"),
+    ):  # fmt: skip
+        expect(page.get_by_role(role, name=name, exact=True)).to_have_count(1)
+    page.get_by_label("Find text").fill("nowhere")
+    expect(page.get_by_role("status").filter(has_text="0 of 0").locator("visible=true").first).to_be_visible()

@@ -3,6 +3,8 @@
 verl's V1 trainer has computed it beside the old log-probs; elsewhere it takes one forward pass without gradient.
 """
 
+from torch import Tensor
+
 from grail_verl.credit.scores.base import Score, register_score
 from grail_verl.credit.scores.prediction import prediction_scores
 
@@ -16,7 +18,9 @@ class Entropy(Score):
         return None if batch.entropy_BT is None else batch.entropy_BT.clamp(min=0)
 
     def from_model(self, model, inputs, targets, recompute, loss_scale):
-        def entropy(log_probs_NV, tokens_N):
-            return -(log_probs_NV.exp() * log_probs_NV).sum(dim=-1)
-
         return prediction_scores(model, inputs, targets, entropy, fused="entropy").clamp(min=0)
+
+
+def entropy(log_probs_NV: Tensor, tokens_N: Tensor) -> Tensor:
+    """(N,): of each distribution, whatever token was drawn from it."""
+    return -(log_probs_NV.exp() * log_probs_NV).sum(dim=-1)

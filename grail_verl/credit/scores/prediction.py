@@ -18,28 +18,29 @@ def prediction_scores(
     inputs: Mapping[str, object],
     targets: Targets,
     of_distribution: Callable[[Tensor, Tensor], Tensor],
-    fused: str,
+    fused: str | None = None,
 ) -> Tensor:
-    """(B, S) float32, 0 at positions that predict no token in question.
+    """(B, S) float32, 0 at positions that predict no token in question; (B, S, C) of C numbers each.
 
     Args:
         model, inputs, targets: as of Score.from_model.
-        of_distribution: log-probs (n, V) float32 and tokens (n,) → (n,), a part of the N at a time.
-        fused: what verl's fused kernels call the same, (B, S), in the model's output.
+        of_distribution: log-probs (n, V) float32 and tokens (n,) → (n,) or (n, C), a part of the N at a time.
+        fused: what verl's fused kernels call the same, (B, S), in the model's output; None where there are none.
     """
     output = forward_at(model, inputs, targets.keep_BS)
-    scores_BS = torch.zeros(targets.keep_BS.shape, dtype=torch.float32, device=targets.keep_BS.device)
-    fused_BS = getattr(output, fused, None)
+    fused_BS = None if fused is None else getattr(output, fused, None)
     if fused_BS is not None:  # temperature included
-        scores_BS[targets.keep_BS] = fused_BS[targets.keep_BS].float()
-        return scores_BS
-    parts = zip(
-        *(part.split(LOSS_PART) for part in (output.logits, targets.labels_N, targets.temperature_N)), strict=True
-    )
-    scores_BS[targets.keep_BS] = torch.cat(
-        [
-            of_distribution((logits.float() / temperature[:, None]).log_softmax(dim=-1), labels)
-            for logits, labels, temperature in parts
-        ]
-    )
+        values_N = fused_BS[targets.keep_BS].float()
+    else:
+        parts = zip(
+            *(part.split(LOSS_PART) for part in (output.logits, targets.labels_N, targets.temperature_N)), strict=True
+        )
+        values_N = torch.cat(
+            [
+                of_distribution((logits.float() / temperature[:, None]).log_softmax(dim=-1), labels)
+                for logits, labels, temperature in parts
+            ]
+        )
+    scores_BS = values_N.new_zeros((*targets.keep_BS.shape, *values_N.shape[1:]))
+    scores_BS[targets.keep_BS] = values_N
     return scores_BS

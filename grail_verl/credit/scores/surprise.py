@@ -17,10 +17,12 @@ class Surprise(Score):
         return None if batch.old_log_probs_BT is None else _surprise(batch.old_log_probs_BT)
 
     def from_model(self, model, inputs, targets, recompute, loss_scale):
-        def log_prob(log_probs_NV, tokens_N):
-            return log_probs_NV.gather(-1, tokens_N[:, None]).squeeze(-1)
-
         return _surprise(prediction_scores(model, inputs, targets, log_prob, fused="log_probs"))
+
+
+def log_prob(log_probs_NV: Tensor, tokens_N: Tensor) -> Tensor:
+    """(N,): of each token."""
+    return log_probs_NV.gather(-1, tokens_N[:, None]).squeeze(-1)
 
 
 def _surprise(log_probs: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ page can put them side by side or below each other; as pixels, they stay small h
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import matplotlib
@@ -25,6 +26,30 @@ DOTS = 200  # an inch
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 LINES = {"correct": "-", "wrong": "--"}
 THIRD_LINES = {"first": ":", "middle": "--", "last": "-"}
+TITLE = 52  # characters of a line
+STRIPS = 50  # of a figure over steps, at most
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a figure shows a step: x of its axes, the step, its numbers in words."""
+
+    x: float
+    step: int
+    said: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The part of a figure that shows some steps, in shares of its width and height from the top left."""
+
+    first: int
+    last: int
+    said: str
+    left: float
+    top: float
+    width: float
+    height: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +63,7 @@ class Drawing:
         summary: its main numbers, in place of the picture.
         paint: draws it.
         size: in inches.
+        points: of one over steps.
     """
 
     name: str
@@ -46,17 +72,27 @@ class Drawing:
     summary: str
     paint: Callable[[Axes, Theme], None]
     size: tuple[float, float] = SIZE
+    points: Sequence[Point] = ()
 
-    @cached_property
+    @property
     def light(self) -> bytes:
         """PNG, with its title and a legend below."""
-        return self._png(LIGHT)
+        return self._light[0]
 
     @cached_property
     def dark(self) -> bytes:
-        return self._png(DARK)
+        return self._drawn(DARK)[0]
 
-    def _png(self, theme: Theme) -> bytes:
+    @property
+    def strips(self) -> list[Strip]:
+        """One for each step, or for a few beside each other where they are many."""
+        return self._light[1]
+
+    @cached_property
+    def _light(self) -> tuple[bytes, list[Strip]]:
+        return self._drawn(LIGHT)
+
+    def _drawn(self, theme: Theme) -> tuple[bytes, list[Strip]]:
         style = {
             "text.parse_math": False,
             "font.size": 9,
@@ -78,15 +114,53 @@ class Drawing:
             axes = figure.subplots()
             axes.set_axisbelow(True)
             self.paint(axes, theme)
-            axes.set_title(self.title)
+            axes.set_title(textwrap.fill(self.title, TITLE))
             if axes.get_legend_handles_labels()[0]:
                 figure.legend(loc="outside lower center", ncols=3)  # where it hides nothing
             figure.savefig(file, format="png", dpi=DOTS)
-        return file.getvalue()
+        return file.getvalue(), self._strips(axes)
+
+    def _strips(self, axes: Axes) -> list[Strip]:
+        if not self.points:
+            return []
+        width, height = axes.figure.bbox.size
+        box = axes.get_window_extent()
+        each = -(-len(self.points) // STRIPS)
+        groups = [self.points[place : place + each] for place in range(0, len(self.points), each)]
+        middles = [axes.transData.transform((np.mean([point.x for point in group]), 0))[0] for group in groups]
+        inner = [(one + other) / 2 for one, other in zip(middles, middles[1:])]
+        edges = [box.x0, *inner, box.x1]
+        return [
+            Strip(
+                group[0].step, group[-1].step, group[0].said if len(group) == 1 else "",
+                left / width, 1 - box.y1 / height, (right - left) / width, box.height / height,
+            )
+            for group, left, right in zip(groups, edges, edges[1:])
+        ]  # fmt: skip
 
 
 def figures(numbers: Mapping) -> list[Drawing]:
     """The figures that these numbers give, in the order of the page; those over steps need two of them."""
+    metrics, passed = numbers["metrics"], numbers["pass_rate"]
+    drawings = [_pass_rate(passed)] if len(passed["steps"]) > 1 else []
+    drawings += _of_weights(numbers) if "second" not in numbers else _of_both(numbers)
+    return drawings + [_metric(name, metrics["steps"], values) for name, values in metrics["values"].items()]
+
+
+def _of_both(numbers: Mapping) -> list[Drawing]:
+    """Each figure by the first rule and by the second, one behind the other."""
+    named = {
+        (drawing.name, place): replace(drawing, name=prefix + drawing.name, title=f"{drawing.title}, by {rule}")
+        for place, (prefix, rule, of) in enumerate(
+            zip(("", "second-"), numbers["agreement"]["rules"], (numbers, numbers["second"]), strict=True)
+        )
+        for drawing in _of_weights(of)
+    }
+    names = dict.fromkeys(name for name, _ in named)
+    return [named[name, place] for name in names for place in (0, 1) if (name, place) in named]
+
+
+def _of_weights(numbers: Mapping) -> list[Drawing]:
     drawings = []
     known = [outcome for outcome in OUTCOMES if outcome in numbers["position"]]
     if known:
@@ -94,9 +168,26 @@ def figures(numbers: Mapping) -> list[Drawing]:
     for outcome in known:
         if len(numbers["thirds"][outcome]["steps"]) > 1:
             drawings += [_thirds(numbers, outcome), _heatmap(numbers, outcome)]
-    metrics = numbers["metrics"]
-    drawings += [_metric(name, metrics["steps"], values) for name, values in metrics["values"].items()]
     return drawings
+
+
+def _pass_rate(passed: Mapping) -> Drawing:
+    steps, rates = passed["steps"], passed["rate"]
+
+    def paint(axes: Axes, theme: Theme) -> None:
+        _line(axes, theme, steps, rates)
+        axes.set(xlabel="training step", ylabel="pass rate", ylim=(-0.02, 1.02))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+    return Drawing(
+        "pass-rate",
+        "Pass rate",
+        f"Share that is correct of {passed['of']}.",
+        f"Pass rate over {len(steps):,} steps: from {_ends(rates)}.",
+        paint,
+        points=[Point(step, step, f"{rate:.0%}") for step, rate in zip(steps, rates) if rate is not None],
+    )
 
 
 def _position(numbers: Mapping, known: Sequence[str]) -> Drawing:
@@ -175,6 +266,10 @@ def _thirds(numbers: Mapping, outcome: str) -> Drawing:
         "Mean weight in each third of the way to the answer, a step at a time, ± standard error over responses.",
         f"Mean weight before the answer of {outcome} responses, first to last step: {said}.",
         paint,
+        points=[
+            Point(step, step, ", ".join(f"{third} third {_said(thirds[third]['mean'][place])}" for third in THIRDS))
+            for place, step in enumerate(thirds["steps"])
+        ],
     )
 
 
@@ -217,13 +312,13 @@ def _heatmap(numbers: Mapping, outcome: str) -> Drawing:
         "Mean weight by training step and position on the way to the answer, at the top. Grey: no token there.",
         f"Heat map of the mean weight of {outcome} responses by training step and position: {said}.",
         paint,
+        points=[Point(place, step, "") for place, step in enumerate(steps)],
     )
 
 
 def _metric(name: str, steps: Sequence[int], values: Sequence[float | None]) -> Drawing:
     def paint(axes: Axes, theme: Theme) -> None:
-        known = np.array(values, dtype=float)
-        axes.plot(steps, known, color=theme.ink, lw=1.4, marker="o" if len(steps) < 30 else None, ms=3)
+        _line(axes, theme, steps, values)
         axes.set_xlabel("training step")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -235,13 +330,23 @@ def _metric(name: str, steps: Sequence[int], values: Sequence[float | None]) -> 
         f"{name} over {len(steps):,} steps: from {_ends(values)}.",
         paint,
         METRIC_SIZE,
+        [Point(step, step, _said(value)) for step, value in zip(steps, values)] if len(steps) > 1 else (),
     )
+
+
+def _line(axes: Axes, theme: Theme, steps: Sequence[int], values: Sequence[float | None]) -> None:
+    marker = "o" if len(steps) < 30 else None
+    axes.plot(steps, np.array(values, dtype=float), color=theme.ink, lw=1.4, marker=marker, ms=3)
 
 
 def _band(axes: Axes, x: Sequence[float], of: Mapping, line: str, colour: str, label: str) -> None:
     mean, error = np.array(of["mean"], dtype=float), np.array(of["standard_error"], dtype=float)
     axes.plot(x, mean, line, color=colour, lw=1.6, label=label)
     axes.fill_between(x, mean - error, mean + error, color=colour, alpha=0.18, lw=0)
+
+
+def _said(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}"
 
 
 def _ends(values: Sequence[float | None]) -> str:

@@ -1,9 +1,9 @@
 """The report as one page: figures, responses and numbers in a file that asks the network for nothing.
 
-Last room: records → statistics → figures → *page*. page.html, page.css and page.js beside this file are the page; here
-they are filled in. Whatever a policy or a user wrote is hostile: text in HTML is escaped, responses travel as JSON that
-no parser of HTML takes for markup, page.js makes text nodes of them alone, and the page's own policy lets no other
-script run and nothing be loaded.
+Last room: records → statistics → figures → *page*. page.html, page.css and the files of script/ beside this one are the
+page; here they are filled in and put together. Whatever a policy or a user wrote is hostile: text in HTML is escaped,
+responses travel as JSON that no parser of HTML takes for markup, the script makes text nodes of them alone, and the
+page's own policy lets no other script run and nothing be loaded.
 """
 
 import base64
@@ -17,14 +17,20 @@ from pathlib import Path
 from string import Template
 
 from grail_verl.look.records import Records
+from grail_verl.look.report.channels import channels, score_name
 from grail_verl.look.report.colours import DARK, LIGHT, Theme
 from grail_verl.look.report.figures import Drawing
-from grail_verl.look.report.statistics import is_correct
+from grail_verl.look.report.statistics import agreement_of, is_correct
 
 LIMIT = 10_000_000  # bytes of a page; mail and browsers take it
+RELOAD = '<p><label><input type="checkbox" id="reload" checked> Load this page again every 30 seconds</label></p>'
+BOX = {"x": "left", "y": "top", "width": "width", "height": "height"}  # SVG's names
+SCRIPT = ("data", "channels", "cards", "siblings", "choice", "note", "links", "watch")
 
 
-def page(records: Records, numbers: Mapping, drawings: Sequence[Drawing], limit: int = LIMIT) -> bytes:
+def page(
+    records: Records, numbers: Mapping, drawings: Sequence[Drawing], limit: int = LIMIT, watched: bool = False
+) -> bytes:
     """The page's bytes, fewer than `limit`: where the responses are too many, it shows an even sample.
 
     Args:
@@ -32,29 +38,36 @@ def page(records: Records, numbers: Mapping, drawings: Sequence[Drawing], limit:
         numbers: of statistics.py, from these records.
         drawings: of these numbers.
         limit: holds as long as the figures alone are smaller.
+        watched: it is written anew while a run goes on, and loads itself again.
     """
-    style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    style = Template(style).substitute(light=_properties(LIGHT), dark=_properties(DARK))
+    folder = Path(__file__).parent
+    style = Template((folder / "page.css").read_text(encoding="utf-8")).substitute(
+        light=_properties(LIGHT), dark=_properties(DARK)
+    )
+    script = "\n".join((folder / "script" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPT)
     metrics = [drawing for drawing in drawings if drawing.name.startswith("metric-")]
-    score = records.settings["options"]["score"]
-    score = score if isinstance(score, str) else " × ".join(score)
+    passed = [drawing for drawing in drawings if drawing.name == "pass-rate"]
+    of_weights = [drawing for drawing in drawings if drawing not in (*metrics, *passed)]
+    # Of two rules each figure stands beside the other's, so nothing else comes between.
+    weights = _gallery([*passed, *of_weights]) if records.second is None else _gallery(passed) + _gallery(of_weights)
+    if not of_weights:
+        weights += "<p>No response was weighted, so there are no weights to draw.</p>"
     parts = {
         "policy": "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src {_source(style)}; script-src {_source(script)}",
         "style": style,
         "script": script,
-        "overview": "".join(f"<p>{escape(sentence)}</p>" for sentence in _overview(numbers, score)),
-        "weights": _gallery([drawing for drawing in drawings if drawing not in metrics])
-        or "<p>No response was weighted, so there are no weights to draw.</p>",
-        "metrics": _gallery(metrics) or "<p>These records hold no metrics: they were not made in training.</p>",
+        "overview": "".join(f"<p>{escape(sentence)}</p>" for sentence in _overview(records, numbers)),
+        "reload": RELOAD if watched else "",
+        "weights": weights,
+        "metrics": _gallery(metrics, "gallery small")
+        or "<p>These records hold no metrics: they were not made in training.</p>",
         "settings": "".join(
-            f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(value))}</td></tr>'
-            for name, value in _settings(records.settings).items()
+            f'<tr><th scope="row">{escape(name)}</th>' + "".join(f"<td>{escape(value)}</td>" for value in values)
+            + "</tr>"
+            for name, values in _settings(records).items()
         ),
-        "low": f"{numbers['mean'] - numbers['spread']:.3g}",
-        "mean": f"{numbers['mean']:.3g}",
-        "high": f"{numbers['mean'] + numbers['spread']:.3g}",
-    }
+    }  # fmt: skip
     template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     total = len(records.responses)
 
@@ -67,20 +80,34 @@ def page(records: Records, numbers: Mapping, drawings: Sequence[Drawing], limit:
             )
         return template.substitute(parts, shown=said, data=_json(data)).encode(errors="replace")
 
-    data = {"mean": numbers["mean"], "spread": numbers["spread"], "score": score, "prompts": [], "responses": []}
+    data = {
+        "rules": None if records.second is None else numbers["agreement"]["rules"],
+        "channels": [dataclasses.asdict(channel) for channel in channels(records, numbers)],
+        "watched": watched,
+        "prompts": [],
+        "responses": [],
+    }
     prompts, responses = _sample(records.responses, limit - len(filled(data, 0)) - 100)  # digits of `shown`
     return filled({**data, "prompts": prompts, "responses": responses}, len(responses))
 
 
-def _overview(numbers: Mapping, score: str) -> list[str]:
-    of = numbers["responses"]
+def _overview(records: Records, numbers: Mapping) -> list[str]:
+    of, score = numbers["responses"], score_name(records.settings)
     steps = f"step {of['first_step']}"
     if of["steps"] > 1:
         steps = f"{of['steps']:,} steps, {of['first_step']} to {of['last_step']}"
     sentences = [
         f"{of['total']:,} responses of {steps}: {of['correct']:,} correct, {of['wrong']:,} wrong. "
-        f"{of['with_answer']:,} have an answer, {of['weighted']:,} were weighted by the {score} of their tokens."
+        f"{of['with_answer']:,} have an answer, {of['weighted']:,} were weighted by the {score} of their tokens"
     ]
+    if records.second is None:
+        sentences[0] += "."
+    else:
+        first, second = numbers["agreement"]["rules"]
+        sentences[0] += (
+            f" ({first}), {numbers['second']['responses']['weighted']:,} by their {score_name(records.second.settings)}"
+            f" ({second})."
+        )
     if of["weighted"] < of["total"]:
         sentences.append("The others keep weight 1 before the answer, and are in no figure of weights.")
     if of["without_reward"]:
@@ -90,26 +117,67 @@ def _overview(numbers: Mapping, score: str) -> list[str]:
         )
     else:
         sentences.append("Correct is a response with a reward above 0.")
+    agreement = numbers.get("agreement")
+    if agreement and agreement["responses"]:
+        sentences.append(
+            f"On the {agreement['responses']:,} responses that both weigh, the weights that the two rules give "
+            f"before the answer have a rank correlation of {_with_error(agreement['rank_correlation'])}, and of "
+            f"the fifth of the tokens with the largest {_with_error(agreement['top_in_common'], '.0%')} are in "
+            "common (by chance 20%); means over responses ± standard error."
+        )
     return sentences
 
 
-def _settings(settings: Mapping) -> dict:
-    bounds = settings["bounds"]
-    return {
-        "version of grail-verl": settings["version"],
-        **settings["options"],
-        "clipping bounds": "none" if bounds is None else f"{bounds[0]:g} to {bounds[1]:g}",
-    }
+def _with_error(of: Mapping, form: str = ".2f") -> str:
+    mean, error = of["mean"], of["standard_error"]
+    said = "unknown" if mean is None else f"{mean:{form}}"
+    return said if error is None else f"{said} ± {error:{form}}"
 
 
-def _gallery(drawings: Sequence[Drawing]) -> str:
-    return "".join(
-        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{_image(drawing.dark)}">'
+def _settings(records: Records) -> dict[str, list[str]]:
+    """Rows of a table, with a column for each rule."""
+    both = [one.settings for one in (records, records.second) if one is not None]
+    rows = {"version of grail-verl": [records.settings["version"]] * len(both)}
+    if len(both) > 1:
+        rows["rule"] = [settings["name"] for settings in both]
+    for name in dict.fromkeys(name for settings in both for name in settings["options"]):
+        rows[name] = [str(settings["options"].get(name)) for settings in both]
+    bounds = [settings["bounds"] for settings in both]
+    rows["clipping bounds"] = ["none" if one is None else f"{one[0]:g} to {one[1]:g}" for one in bounds]
+    return rows
+
+
+def _gallery(drawings: Sequence[Drawing], kind: str = "gallery") -> str:
+    return f'<div class="{kind}">{"".join(map(_figure, drawings))}</div>' if drawings else ""
+
+
+def _figure(drawing: Drawing) -> str:
+    caption = f"<figcaption>{escape(drawing.caption)}</figcaption>" if drawing.caption else ""
+    return (
+        '<figure><div class="plot"><picture>'
+        f'<source media="(prefers-color-scheme: dark)" srcset="{_image(drawing.dark)}">'
         f'<img src="{_image(drawing.light)}" alt="{escape(drawing.summary)}" width="{drawing.size[0] * 100:.0f}" '
-        f'height="{drawing.size[1] * 100:.0f}"></picture>'
-        + (f"<figcaption>{escape(drawing.caption)}</figcaption>" if drawing.caption else "")
-        + "</figure>"
-        for drawing in drawings
+        f'height="{drawing.size[1] * 100:.0f}"></picture>{_strips(drawing)}</div>{caption}</figure>'
+    )
+
+
+def _strips(drawing: Drawing) -> str:
+    """Over a figure: a link from each step to its responses. Tab reaches the first, arrow keys the others."""
+    links = []
+    for place, strip in enumerate(drawing.strips):
+        to = "" if strip.last == strip.first else f"-to-{strip.last}"
+        said = f"Step {strip.first}{to.replace('-', ' ')}" + (f": {strip.said}" if strip.said else "")
+        box = (f'{name}="{100 * getattr(strip, of):.2f}"' for name, of in BOX.items())
+        links.append(
+            f'<a href="#step-{strip.first}{to}" tabindex="{-1 if place else 0}"><title>{escape(said)}</title>'
+            f"<rect {' '.join(box)}></rect></a>"
+        )
+    if not links:
+        return ""
+    label = escape(f"Steps of {drawing.title}, to their responses")
+    return (
+        f'<svg class="steps" viewBox="0 0 100 100" preserveAspectRatio="none" role="group" aria-label="{label}">'
+        f"{''.join(links)}</svg>"
     )
 
 
@@ -148,17 +216,32 @@ def _size(value: object) -> int:
 
 
 def _compact(response: Mapping, prompt: int) -> dict:
-    """What page.js reads: numbers to the digits that it shows, lists that say nothing as null."""
-    score, mask, answer = response["score"], response["mask"], response["answer"]
-    return {
-        **{name: response[name] for name in ("step", "rank", "row", "reward", "weighted", "tokens")},
+    """What the script reads: numbers to the digits that it shows, lists that say nothing as null."""
+    mask, answer = response["mask"], response["answer"]
+    compact = {
+        **{name: response[name] for name in ("step", "rank", "row", "reward", "tokens")},
+        **_given(response),
         "prompt": prompt,
         "correct": is_correct(response),
         "advantage": _digits(response["advantage"], 4),
         "answer": answer and [answer[name] for name in ("start", "content_start", "content_end", "end")],
-        "weight": [_digits(value, 4) for value in response["weight"]],
-        "score": None if all(value is None for value in score) else [_digits(value, 3) for value in score],
         "mask": None if all(mask) else mask,
+        "channels": {
+            name: [_digits(value, 3) for value in values] for name, values in response.get("channels", {}).items()
+        },
+    }
+    if "second" in response:
+        compact["second"] = _given(response["second"])
+        compact["agreement"] = [_digits(value, 3) for value in agreement_of(response)]
+    return compact
+
+
+def _given(of: Mapping) -> dict:
+    score = of["score"]
+    return {
+        "weighted": of["weighted"],
+        "weight": [_digits(value, 4) for value in of["weight"]],
+        "score": None if all(value is None for value in score) else [_digits(value, 3) for value in score],
     }
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from grail_verl.look.records import Records
+from grail_verl.look.agreement import rank_correlation, top_in_common
+from grail_verl.look.records import PASS_RATE, Records
 
 OUTCOMES = ("correct", "wrong")
 POSITIONS = 20  # bins of the way to the answer
@@ -35,7 +36,10 @@ def numbers(records: Records) -> dict:
         "standard_error": (S,)}}},
         "heatmap": {"edges": (P + 1,), outcome: {"steps": (S,), "mean": (S, P)}},
         "histogram": {"edges": (61,), outcome: {"tokens", "share": of the outcome's tokens, "at_low", "at_high"}},
-        "metrics": {"steps": (S,), "values": {name: (S,)}}}.
+        "pass_rate": {"steps": (S,), "rate": (S,), "of": of which responses}, rate None where no outcome is known,
+        "metrics": {"steps": (S,), "values": {name: (S,)}}}, and of two rules
+        "agreement": {"rules": names, "responses": that both weigh, "rank_correlation" and "top_in_common": {"mean",
+        "standard_error"}}, "second": all this by the second rule.
         An outcome (correct, wrong) without a response that counts is not there; a standard error of fewer than two
         responses is None.
     """
@@ -72,6 +76,9 @@ def numbers(records: Records) -> dict:
     edges = np.linspace(0, 1, POSITIONS + 1).tolist()
     steps = [response["step"] for response in records.responses]
     mean = records.settings["options"]["mean"]
+    of_two = {}
+    if records.second is not None:
+        of_two = {"agreement": _agreement(records), "second": numbers(records.second)}
     return {
         "responses": {
             "total": len(records.responses),
@@ -90,22 +97,67 @@ def numbers(records: Records) -> dict:
         "thirds": thirds,
         "heatmap": {"edges": edges, **heatmap},
         "histogram": histogram(weights, bounds),
+        "pass_rate": _pass_rate(records),
         "metrics": {
             "steps": list(records.metrics),
             "values": {
                 name: plain([metrics.get(name) for metrics in records.metrics.values()])
                 for name in dict.fromkeys(name for metrics in records.metrics.values() for name in metrics)
+                if name != PASS_RATE
             },
         },
+        **of_two,
     }
 
 
-def before_answer(response: Mapping) -> np.ndarray:
-    """(start,) float64: the weights of the tokens before the answer, of all where there is none; NaN where the policy
-    wrote none."""
-    start = response["answer"]["start"] if response["answer"] else len(response["weight"])
-    weights = np.array(response["weight"][:start], dtype=float)  # None, what was not finite, is NaN
-    return np.where(np.array(response["mask"][:start], dtype=bool), weights, np.nan)
+def before_answer(response: Mapping, values: Sequence | None = None) -> np.ndarray:
+    """(start,) float64: the weights, or other values, of the tokens before the answer, of all where there is none; NaN
+    where the policy wrote none."""
+    values = response["weight"] if values is None else values
+    start = response["answer"]["start"] if response["answer"] else len(values)
+    values = np.array(values[:start], dtype=float)  # None, what was not finite, is NaN
+    return np.where(np.array(response["mask"][:start], dtype=bool), values, np.nan)
+
+
+def by_both(response: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    """(R,) each: the weights there by the first and by the second rule, where both have one."""
+    one, other = before_answer(response), before_answer(response, response["second"]["weight"])
+    known = np.isfinite(one) & np.isfinite(other)
+    return one[known], other[known]
+
+
+def agreement_of(response: Mapping) -> tuple[float | None, float | None]:
+    """Rank correlation and share of the top fifth in common (agreement.py) of two rules on a response; None where one
+    of them does not weigh it by its scores, or has no number for it."""
+    if not (response["weighted"] and response["second"]["weighted"]):
+        return None, None
+    one_R, other_R = by_both(response)
+    return rank_correlation(one_R, other_R), top_in_common(one_R, other_R)
+
+
+def _agreement(records: Records) -> dict:
+    known = np.array([agreement_of(response) for response in records.responses], dtype=float).reshape(-1, 2)
+    means, errors = map(plain, mean_and_error(known))
+    return {
+        "rules": [records.settings["name"], records.settings["second"]["name"]],
+        "responses": int(np.isfinite(known[:, 1]).sum()),
+        "rank_correlation": {"mean": means[0], "standard_error": errors[0]},
+        "top_in_common": {"mean": means[1], "standard_error": errors[1]},
+    }
+
+
+def _pass_rate(records: Records) -> dict:
+    """Of whole rollout batches, which training writes down; else of the responses that are here."""
+    told = {step: metrics[PASS_RATE] for step, metrics in records.metrics.items() if PASS_RATE in metrics}
+    if told:
+        return {"steps": list(told), "rate": list(told.values()), "of": "all responses of a step"}
+    outcomes = {}
+    for response in records.responses:
+        if response["reward"] is not None or response["advantage"] is not None:
+            outcomes.setdefault(response["step"], []).append(is_correct(response))
+    steps = sorted(outcomes)
+    rates = [sum(outcomes[step]) / len(outcomes[step]) for step in steps]
+    return {"steps": steps, "rate": rates, "of": "the responses of a step that are recorded"}
 
 
 def bin_means(weights: np.ndarray, bins: int) -> np.ndarray:
