@@ -11,7 +11,7 @@ import torch
 from grail_verl.credit.answer import AnswerLocator, AnswerSpan
 from grail_verl.credit.rows import Row, Targets, targets_of
 from recipes.study import intervention
-from recipes.study.annotate import Annotation, annotate
+from recipes.study.annotate import Annotation, Reading, annotate, annotation_of
 from recipes.study.policy import task_module
 
 ROWS = 128  # at a time
@@ -63,6 +63,17 @@ def sample(model, tokenizer, task_name: str, wanted: int, most: int, seed: int) 
     for which, correct in (("wrong, used", False), ("correct, used", True)):
         counts[which] = len(kept[correct][:wanted])
     return [response for group in kept.values() for response in group[:wanted]], counts
+
+
+def worked(tokenizer, problem: str, reading: Reading) -> Response:
+    """A solution that is given, in a response's place."""
+    chat = [{"role": "user", "content": problem}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    tokens = tokenizer("".join(segment.text for segment, _ in reading)).input_ids
+    annotation = annotation_of(reading, [tokenizer.decode([token]) for token in tokens])
+    answer = AnswerLocator(tokenizer).locate(tokens)
+    correct = not annotation.tokens("step", wrong=True)
+    return Response(prompt, [*tokens, tokenizer.eos_token_id], annotation, answer, correct)
 
 
 def row_of(response: Response, whole: bool = False, content: bool = False) -> Row:

@@ -1,6 +1,7 @@
 """The benchmark of credit: the reading of responses, scores, changes, and figures worked out from them."""
 
 import random
+import re
 from types import SimpleNamespace
 
 import by_hand
@@ -13,8 +14,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from grail_verl import answer_saliency
 from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.scores.hops import hop_scores as plugin_hop_scores
-from recipes.study import chains, credit, figures_credit, intervention, legs
-from recipes.study.annotate import annotate
+from recipes.study import chains, credit, figures_credit, hop_variants, intervention, legs, word_problems
+from recipes.study.annotate import annotate, annotation_of
 from recipes.study.carried import carried_saliency
 from recipes.study.hops import Variant, hop_scores, log_odds
 from recipes.study.policy import build_tokenizer
@@ -101,6 +102,28 @@ def test_mistakes_are_where_results_depart(name, problem, text, expected):
 )
 def test_what_leaves_the_form_is_not_read(text):
     assert annotate("chains", "3+9[7*6]*4", list(text)) is None
+
+
+def test_word_problems_solutions_are_of_their_stories():
+    rng, correct = random.Random(3), 0
+    for _ in range(100):
+        problem, reading = word_problems.draw(rng)
+        name, total, thing = re.match(r"(\w+) has (\d+) (\w+)\.", problem).groups()
+        total = int(total)
+        for bought, each, given in re.findall(rf"{name} (?:buys (\d+) \w+ of (\d+)|gives (\d+)) {thing}", problem):
+            total += int(bought) * int(each) if bought else -int(given)
+        text = "".join(segment.text for segment, _ in reading)
+        annotation = annotation_of(reading, list(text))
+        operators = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+        for segment, right in reading:
+            for left, operator, other, result in re.findall(r"(\d+) ([-+*]) (\d+) = (\d+)", segment.text):
+                assert operators[operator](int(left), int(other)) == int(right)
+                assert segment.mistake == (result != right)
+                assert (segment.kind == "step") == (segment.text.lstrip().startswith((name, f"Now {name}")))
+        wrong = annotation.tokens("step", wrong=True)
+        assert (text.rpartition("{")[2] == f"{total}}}") == (not wrong)
+        correct += not wrong
+    assert 20 < correct < 80
 
 
 def test_separation_by_hand():
@@ -350,6 +373,15 @@ def test_a_cell_of_worked_solutions():
     assert mean == pytest.approx(np.mean(position), abs=1e-4) and low < mean < high
     assert set(cell["weights"]["wrong"]["weight/oar_g"]) >= {"used", "side", "at the lower bound"}
     assert cell["intervention"]["changes"] > 50
+
+
+def test_variants_are_compared_on_the_same_responses():
+    rng = random.Random(6)
+    responses = [response_of("chains", rng) for _ in range(6)]
+    found = hop_variants.measure(small_model(TOKENIZERS["chains"]), responses, ["hops", "content"], seed=0)
+    assert found["relevance"]["results"]["responses"] == len(responses)
+    assert found["mistake"]["all"]["responses"] == sum(not response.correct for response in responses)
+    assert {"hops/0", "content/8", "surprise × hops/3", "random"} <= set(found["relevance"]["all"]["scores"])
 
 
 def test_the_page_shows_the_results():
