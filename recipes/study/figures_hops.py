@@ -16,27 +16,31 @@ from recipes.study.figures_credit import FEWEST, read_cells
 from recipes.study.hop_variants import PLAIN
 
 PAGE, RESULTS = Path("docs/hops.md"), Path("recipes/study/results/hops")
+FIRST_MISTAKE = "first mistake / all other tokens"
 QUESTIONS = {
     "used / side results, wrong responses": ("relevance", "wrong", "results"),
     "used / side results, right responses": ("relevance", "correct", "results"),
     "used tokens / side and filler, wrong responses": ("relevance", "wrong", "all"),
     "used tokens / side and filler, right responses": ("relevance", "correct", "all"),
-    "first mistake / all other tokens": ("mistake", "all"),
+    FIRST_MISTAKE: ("mistake", "all"),
+    "first mistake / wrong side results": ("mistake", "wrong side results"),
     "first mistake / right results": ("mistake", "results"),
 }
+OF_SIGNS = ("used / side results, wrong responses", "used tokens / side and filler, wrong responses", FIRST_MISTAKE)
 OF_VARIANTS = {
     "used / side results": ("relevance", "results"),
     "used tokens / side and filler": ("relevance", "all"),
-    "first mistake / all other tokens": ("mistake", "all"),
+    FIRST_MISTAKE: ("mistake", "all"),
 }
 CONTROLS = {"surprise": "−log p", f"surprise × {PLAIN}/3": "× 3 hops"}
 
 
 def found(results: dict, keys: tuple[str, ...]) -> dict | None:
-    """The comparison; None where there is none or too few responses allow it."""
+    """The comparison; None where too few responses allow it, or where the cell is older than hops."""
     for key in keys:
         results = results.get(key, {})
-    return results if results.get("responses", 0) >= FEWEST else None
+    shown = results.get("responses", 0) >= FEWEST and f"{PLAIN}/{HOPS}" in results["scores"]
+    return results if shown else None
 
 
 def table(rows: Mapping[tuple[str, str], dict], scores: Mapping[str, str]) -> str:
@@ -61,11 +65,11 @@ def hops_of(variant: str, first: int = 0) -> dict[str, str]:
 
 
 def tables(cells: dict[str, dict], variants: dict[str, dict]) -> dict[str, str]:
+    none = {"grail/embeddings/token": "0"}
+    of_signs = {question: QUESTIONS[question] for question in OF_SIGNS}
     by_name = {
-        "cells": table(
-            of_cells(cells, QUESTIONS), {"grail/embeddings/token": "0", **hops_of(PLAIN, first=1), **CONTROLS}
-        ),
-        "signs": table(of_cells(cells, QUESTIONS), {"grail/embeddings/token": "0", **hops_of("hops±", first=1)}),
+        "cells": table(of_cells(cells, QUESTIONS), none | hops_of(PLAIN, first=1) | CONTROLS),
+        "signs": table(of_cells(cells, of_signs), none | hops_of("hops±", first=1)),
     }
     for name, result in variants.items():
         rows = {question: comparison for question, keys in OF_VARIANTS.items() if (comparison := found(result, keys))}

@@ -14,7 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from grail_verl import answer_saliency
 from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.scores.hops import hop_scores as plugin_hop_scores
-from recipes.study import chains, credit, figures_credit, hop_variants, intervention, legs, word_problems
+from recipes.study import chains, credit, figures_credit, figures_hops, hop_variants, intervention, legs, word_problems
 from recipes.study.annotate import annotate, annotation_of
 from recipes.study.carried import carried_saliency
 from recipes.study.hops import Variant, hop_scores, log_odds
@@ -384,7 +384,10 @@ def test_variants_are_compared_on_the_same_responses():
     assert {"hops/0", "content/8", "surprise × hops/3", "random"} <= set(found["relevance"]["all"]["scores"])
 
 
-def test_the_page_shows_the_results():
+def test_the_pages_show_the_results():
     page = (figures_credit.DOCUMENTS / "credit.md").read_text(encoding="utf-8")
     for name, text in figures_credit.tables(figures_credit.read_cells()).items():
+        assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page, name
+    page = figures_hops.PAGE.read_text(encoding="utf-8")
+    for name, text in figures_hops.tables(figures_credit.read_cells(), figures_hops.read_variants()).items():
         assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page, name
