@@ -101,11 +101,14 @@ def annotate(task_name: str, problem: str, pieces: list[str]) -> Annotation | No
         None where the text is not a solution of this problem, right or wrong, in the task's form.
     """
     reading = READERS[task_name](problem, "".join(pieces))
-    if reading is None or "" in pieces:
-        return None
+    return None if reading is None or "" in pieces else annotation_of(reading, pieces)
+
+
+def annotation_of(reading: Reading, pieces: list[str]) -> Annotation:
+    """Of a reading whose text the pieces are, none of them empty."""
     segment_of, result_of, wrong_of = [], [], []  # of each character
     for index, (segment, right) in enumerate(reading):
-        results = list(re.finditer(r"(?<=[=*])\d+|(?<=^ )\d+(?=; )|(?<=\{)\d+", segment.text))
+        results = list(re.finditer(r"(?<=[=*])\d+|(?<== )\d+|(?<=^ )\d+(?=; )|(?<=\{)\d+", segment.text))
         begin, end = results[-1].span() if results else (0, 0)
         departs = _departure(segment.text[begin:end], right) if segment.mistake else None
         for at in range(len(segment.text)):

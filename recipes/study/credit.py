@@ -20,7 +20,8 @@ over responses. Scores by name:
     oar_g                     OAR-G's
     entropy, surprise         of the distribution that the token was drawn from; the token's −log p
     hops/K                    GRAIL's at the embeddings, carried back by K hops, at the token's own position
-    surprise × grail/…, hops/K    the product of the two
+    hops±/K                   the same with random signs, so that gradients of different tokens do not cancel (hops.py)
+    surprise × grail/…, hops/K, hops±/K    the product of the two
     position, random          place in the response, 0 first; a number drawn for each token
     weight/LEAF/ALIGNMENT/STATISTICS, weight/oar_g    what training multiplies advantages with
     carried                   carried.py's, of the responses whose tokens are changed
@@ -35,7 +36,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,70 +46,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import grail_verl
 from grail_verl import GrailConfig
-from grail_verl.credit.answer import AnswerLocator, AnswerSpan
 from grail_verl.credit.config import CHOICES, HOPS
 from grail_verl.credit.leaf import evaluating, leaf_gradient
-from grail_verl.credit.rows import Row, targets_of
 from grail_verl.credit.rule import Rule
-from grail_verl.credit.scores.hops import hop_scores
-from grail_verl.evaluation.bootstrap import intervals
 from recipes.study import intervention
-from recipes.study.annotate import Annotation, annotate
 from recipes.study.carried import carried_saliency
+from recipes.study.hops import Variant, hop_scores
 from recipes.study.policy import TASKS, task_module
+from recipes.study.response import ROWS, Response, groups, in_batch, mistake_sets, relevance_sets, row_of, sample
+from recipes.study.separation import compare, rounded, summary
 
 LEAVES, ALIGNMENTS, STATISTICS = (CHOICES[name] for name in ("leaf", "alignment", "statistics"))
 OAR_G = GrailConfig(score="oar_g", weights="reshaped")
-ROWS = 128  # at a time
-RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Response:
-    """A response that has the task's form: `tokens` with the one that ends it."""
-
-    prompt: list[int]
-    tokens: list[int]
-    annotation: Annotation
-    answer: AnswerSpan
-    correct: bool
-
-    @property
-    def mistakes(self) -> list[int]:
-        """The tokens at which results that the answer rests on depart from the right ones."""
-        return self.annotation.tokens("step", wrong=True)
-
-
-def sample(model, tokenizer, task_name: str, wanted: int, most: int, seed: int) -> tuple[list[Response], dict]:
-    """Responses to held-out problems at temperature 1: the first `wanted` wrong and correct ones, of `most` at most,
-    and the counts of all that were drawn."""
-    task, locator, rng = task_module(task_name), AnswerLocator(tokenizer), random.Random(seed)
-    torch.manual_seed(seed)
-    counts = dict.fromkeys(("drawn", "in form", "correct", "only the answer wrong"), 0)
-    kept: dict[bool, list[Response]] = {False: [], True: []}
-    while counts["drawn"] < most and min(map(len, kept.values())) < wanted:
-        problems = [task.draw_problem(rng, validation=True) for _ in range(2 * ROWS)]
-        chats = [[{"role": "user", "content": problem}] for problem in problems]
-        prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
-        sampled = intervention.generate(model, tokenizer, prompts, task.RESPONSE_TOKENS, sample=True)
-        for problem, prompt, tokens in zip(problems, prompts, sampled, strict=True):
-            counts["drawn"] += 1
-            ended = tokens[-1] == tokenizer.eos_token_id
-            pieces = [tokenizer.decode([token], skip_special_tokens=True) for token in tokens[:-1]]
-            annotation = annotate(task_name, problem, pieces) if ended else None
-            if annotation is None:
-                continue
-            answer = locator.locate(tokens)
-            written = "".join(pieces[answer.content_start : answer.content_end])
-            response = Response(prompt, tokens, annotation, answer, task.score(written, problem) == 1)
-            counts["in form"] += 1
-            counts["correct"] += response.correct
-            counts["only the answer wrong"] += not response.correct and not response.mistakes
-            if response.correct or response.mistakes:
-                kept[response.correct].append(response)
-    for which, correct in (("wrong, used", False), ("correct, used", True)):
-        counts[which] = len(kept[correct][:wanted])
-    return [response for group in kept.values() for response in group[:wanted]], counts
+HOP_VARIANTS = {"hops": Variant(), "hops±": Variant(signs=True)}
 
 
 def token_scores(model, responses: list[Response], rng: np.random.Generator) -> tuple[list[str], list[np.ndarray]]:
@@ -118,12 +67,8 @@ def token_scores(model, responses: list[Response], rng: np.random.Generator) -> 
     found: list[np.ndarray] = []
     for start in range(0, len(responses), ROWS):
         part = responses[start : start + ROWS]
-        rows = [row_of(response) for response in part]
-        ids_BS = torch.nn.utils.rnn.pad_sequence([row.input_ids for row in rows], batch_first=True)
-        lengths_B1 = torch.tensor([[len(row)] for row in rows])
-        mask_BS = torch.arange(ids_BS.shape[1]) < lengths_B1
-        inputs = {"input_ids": ids_BS, "attention_mask": mask_BS.long()}
-        targets = targets_of(rows, [(line, 0) for line in range(len(rows))], ids_BS.shape, "cpu")
+        inputs, targets = in_batch([row_of(response) for response in part])
+        _, whole = in_batch([row_of(response, whole=True) for response in part])
 
         def loss(output, labels=targets.labels_N):
             return F.cross_entropy(output.logits, labels, reduction="sum")
@@ -137,16 +82,17 @@ def token_scores(model, responses: list[Response], rng: np.random.Generator) -> 
                 by_place[f"support/{leaf}"] = -(gradient * activation).sum(dim=-1)
                 by_place[f"product/{leaf}"] = by_place[f"support/{leaf}"].abs()
                 by_place[f"activation/{leaf}"] = -activation.norm(dim=-1)
-            whole = targets_of(
-                [replace(row, target_start=0) for row in rows], [(line, 0) for line in range(len(rows))],
-                ids_BS.shape, "cpu",
-            )
-            hops_BS = {f"hops/{hops}": hop_scores(model, inputs, whole, hops) for hops in range(1, HOPS + 1)}
+            hops_BS = {
+                f"{name}/{hops}": scores_BS
+                for name, variant in HOP_VARIANTS.items()
+                for hops, scores_BS in enumerate(hop_scores(model, inputs, whole, HOPS, variant))
+                if hops
+            }
             oar_g_BS = Rule(OAR_G).scores[0].from_model(model, inputs, targets, lambda: False, 1.0)
             with torch.no_grad():
                 logprobs_BSV = model(**inputs, use_cache=False).logits.log_softmax(dim=-1)
         entropy_BS = -(logprobs_BSV.exp() * logprobs_BSV).sum(dim=-1)
-        surprise_BS = -logprobs_BSV.gather(-1, ids_BS.roll(-1, dims=1)[..., None])[..., 0]
+        surprise_BS = -logprobs_BSV.gather(-1, inputs["input_ids"].roll(-1, dims=1)[..., None])[..., 0]
 
         for row, response in enumerate(part):
             first, end = len(response.prompt), response.answer.end
@@ -166,12 +112,6 @@ def token_scores(model, responses: list[Response], rng: np.random.Generator) -> 
             scores |= {"position": np.arange(end), "random": rng.random(end)}
             found.append(np.stack([np.asarray(values, dtype=np.float64) for values in scores.values()]))
     return list(scores), found
-
-
-def row_of(response: Response) -> Row:
-    ids = torch.tensor(response.prompt + response.tokens[: response.answer.end])
-    start = response.answer.start
-    return Row(ids, torch.arange(len(ids)), len(response.prompt), start, start, temperature=1.0)
 
 
 def token_weights(response: Response, names: list[str], scores_KT: np.ndarray) -> dict[str, np.ndarray]:
@@ -199,93 +139,6 @@ def token_weights(response: Response, names: list[str], scores_KT: np.ndarray) -
         )
         weights[name] = weights_1T[0, : response.answer.end].double().numpy()
     return weights
-
-
-def separation(scores_KT: np.ndarray, positives: list[int], negatives: list[int]) -> np.ndarray:
-    """How well K scores tell positives from negatives within a response: (3, K) of AUC, mean rank of the positives
-    (1 the highest, ties share), and whether the highest of all is a positive and alone. NaN where either is missing."""
-    if not positives or not negatives:
-        return np.full((3, len(scores_KT)), np.nan)
-    own_KP1 = scores_KT[:, positives][..., None]
-    all_K1N = scores_KT[:, positives + negatives][:, None]
-    above_KPN = (all_K1N > own_KP1) + 0.5 * (all_K1N == own_KP1)
-    auc_K = 1 - above_KPN[..., len(positives) :].mean(axis=(1, 2))
-    ranks_KP = 0.5 + above_KPN.sum(axis=-1)
-    return np.stack([auc_K, ranks_KP.mean(axis=1), (ranks_KP == 1).any(axis=1)])
-
-
-def summary(values: list[np.ndarray]) -> np.ndarray:
-    """Mean, low and high end of the 95 % interval over the responses that have a value: (3, …)."""
-    known = np.array([value for value in values if not np.isnan(value).any()])
-    if len(known) < 2:
-        return np.full((3, *np.shape(values[0])), np.nan)
-    ends = intervals([known.reshape(len(known), -1)], RESAMPLES)[0]
-    return np.concatenate([known.mean(axis=0)[None], ends.reshape(2, *known.shape[1:])])
-
-
-def compare(names: list[str], scores: list[np.ndarray], sets: list[tuple[list[int], list[int]]]) -> dict:
-    """What `separation` gives, over responses."""
-    of_each = [separation(scores_KT, *positives_negatives) for scores_KT, positives_negatives in zip(scores, sets)]
-    measures = ("auc", "mean_rank", "top")
-    counted = [pair for pair in sets if all(pair)]
-    found = summary(of_each) if of_each else np.full((3, 3, len(names)), np.nan)
-    return {
-        "responses": len(counted),
-        "positives": sum(len(positives) for positives, _ in counted),
-        "negatives": sum(len(negatives) for _, negatives in counted),
-        "scores": {
-            name: {measure: rounded(found[:, row, column]) for row, measure in enumerate(measures)}
-            for column, name in enumerate(names)
-        },
-    }
-
-
-def relevance_sets(response: Response) -> dict[str, tuple[list[int], list[int]]]:
-    """Tokens the answer rests on, and tokens nothing does: all; the results alone; those without the last step's."""
-    tokens = response.annotation.tokens
-    used, side = tokens("step", result=True), tokens("side", result=True)
-    last = response.annotation.segment[used[-1]]
-    return {
-        "all": (tokens("step"), tokens("side") + tokens("filler")),
-        "results": (used, side),
-        "earlier results": ([token for token in used if response.annotation.segment[token] != last], side),
-    }
-
-
-def mistake_sets(response: Response) -> dict[str, tuple[list[int], list[int]]]:
-    """The token at which the first wrong result departs from the right one, and others: all before the answer; results
-    of steps; wrong results of side computations. Other tokens of wrong steps' results are neither. Beside it, as a
-    measure of what a result gets for being one, all right results of steps, and what is no result."""
-    annotation, tokens = response.annotation, response.annotation.tokens
-    results, first = tokens("step", result=True), response.mistakes[:1]
-    right = [token for token in results if not annotation.segments[annotation.segment[token]].mistake]
-    others = [token for token in range(response.answer.start) if token in right or token not in results]
-    return {
-        "all": (first, others),
-        "results": (first, right),
-        "right results": (right, [token for token in others if not annotation.result[token]]),
-        "wrong side results": (first, tokens("side", wrong=True)),
-    }
-
-
-def groups(response: Response) -> dict[str, list[int]]:
-    """Tokens before the answer that are told apart; none of a group is no tokens. Results of steps also go by how many
-    steps come behind them."""
-    annotation, tokens = response.annotation, response.annotation.tokens
-    of_depth: dict[int, list[int]] = {}
-    for token in tokens("step", result=True):
-        of_depth.setdefault(annotation.segment[token], []).append(token)
-    return {
-        "reasoning": list(range(response.answer.start)),
-        "used": tokens("step"),
-        "side": tokens("side"),
-        "filler": tokens("filler"),
-        "used results": tokens("step", result=True),
-        "side results": tokens("side", result=True),
-        "first mistake": response.mistakes[:1],
-        "wrong side results": tokens("side", wrong=True),
-        **{f"result, {depth} behind it": of_step for depth, of_step in enumerate(reversed(of_depth.values()))},
-    }
 
 
 def weight_sizes(responses: list[Response], weights: list[dict[str, np.ndarray]]) -> dict:
@@ -359,10 +212,6 @@ def verdict_sets(response: Response, verdicts: list[tuple], column: int) -> dict
         "all": (moved, unmoved),
         "results": ([token for token in moved if result[token]], [token for token in unmoved if result[token]]),
     }
-
-
-def rounded(values) -> list[float | None]:
-    return [None if np.isnan(value) else round(float(value), 4) for value in values]
 
 
 def measure(model, tokenizer, task_name: str, responses: list[Response], intervened: int, seed: int) -> dict:

