@@ -36,7 +36,7 @@ setup(
     description="GRAIL for verl: token-level credit from the gradient of a response's own answer, by one flag",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     keywords=["reinforcement learning", "language models", "credit assignment", "GRPO", "GRAIL", "verl", "RLVR"],
     classifiers=[
