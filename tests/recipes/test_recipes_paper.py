@@ -16,10 +16,11 @@ import pytest
 import tiny
 import tokenizers_for_tests
 from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from grail_verl import __main__ as command
-from grail_verl.evaluation import data
+from grail_verl.evaluation import data, settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,6 +129,13 @@ def test_budget_and_prompt_are_the_official_ones_or_ours(choice, budget, prompt)
     assert batches % at(config, "trainer.save_freq") == 0  # so the last is kept
 
 
+def test_an_evaluation_may_have_the_official_prompt_too():
+    """By evaluate.sh's overrides."""
+    overrides = [f"hydra.searchpath=[file://{ROOT}/recipes/paper/conf]", "+paper/model=qwen3_4b"]
+    keys = [settings.compose_config([*overrides, *more]).data.prompt_key for more in ([], ["+prompt=official"])]
+    assert keys == ["prompt", "official_prompt"]
+
+
 def test_our_budget_is_eight_times_the_official_one():
     official, ours = (prompts * batches for prompts, batches, _ in map(BUDGETS.get, ("official", "ours")))
     assert (official, ours) == (1_600, 8 * official)
@@ -196,9 +204,8 @@ def test_a_wrong_argument_is_told_at_once(arguments, says):
 
 
 def test_a_choice_that_there_is_not_is_told_by_hydra():
-    done = run_sh("qwen3_4b", "grail", "8", "out", "prompt=oxed", "--cfg", "job")
-    assert done.returncode == 1 and "Could not find 'prompt/oxed'" in done.stderr
-    assert "Available options in 'prompt':\n\tcorrected\n\tofficial" in done.stderr
+    with pytest.raises(HydraException, match="Could not find 'prompt/oxed'\n\nAvailable options in 'prompt':"):
+        composed("qwen3_4b", "grail", "prompt=oxed")
 
 
 # Rows as published, a few of each set.
