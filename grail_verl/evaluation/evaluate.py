@@ -57,12 +57,12 @@ def evaluate(
     """
     results.require_unused(out)
     files = find_files(data)
-    problems = read_problems(files)
 
     from grail_verl.evaluation import settings  # verl, seconds
 
     overrides = settings.with_preset(overrides)
     config = settings.compose_config(overrides)
+    problems = read_problems(files, config.data.prompt_key)
     sampling = settings.Sampling.of(config)
     grade = settings.score_function(config)
     if server:

@@ -56,8 +56,12 @@ def find_files(places: list[Path]) -> list[Path]:
     return [file.resolve() for file in files]
 
 
-def read_problems(files: list[Path]) -> list[Problem]:
+def read_problems(files: list[Path], prompt_key: str = "prompt") -> list[Problem]:
     """Every row of the files, in their order.
+
+    Args:
+        files: of verl's format.
+        prompt_key: the column of prompts, verl's data.prompt_key.
 
     Raises:
         CommandError: a file that is no parquet file of verl's format, a problem without an answer, or two with
@@ -71,15 +75,15 @@ def read_problems(files: list[Path]) -> list[Problem]:
                 Problem(
                     benchmark=row["data_source"],
                     index=row["extra_info"]["index"],
-                    prompt=row["prompt"],
+                    prompt=row[prompt_key],
                     ground_truth=row["reward_model"]["ground_truth"],
                 )
                 for row in rows
             ]
         except (pyarrow.ArrowException, KeyError, TypeError) as error:
             raise CommandError(
-                f"{file} is not in verl's format (data_source, prompt, reward_model.ground_truth, extra_info.index): "
-                f"{type(error).__name__}: {error}"
+                f"{file} is not in verl's format (data_source, {prompt_key}, reward_model.ground_truth, "
+                f"extra_info.index): {type(error).__name__}: {error}"
             ) from error
         if not rows:
             raise CommandError(f"{file} holds no problem")

@@ -2,7 +2,7 @@
 # The paper's benchmarks on a checkpoint of run.sh, or on the model it started from (its hub name or folder):
 #
 #   bash recipes/paper/evaluate.sh qwen3_4b Qwen/Qwen3-4B 8 outputs/paper/qwen3_4b/evaluation
-#   bash recipes/paper/evaluate.sh qwen3_4b outputs/paper/qwen3_4b-grail/checkpoints/global_step_200 8 \
+#   bash recipes/paper/evaluate.sh qwen3_4b outputs/paper/qwen3_4b-grail/checkpoints/global_step_50 8 \
 #       outputs/paper/qwen3_4b-grail/evaluation
 #   grail-verl compare outputs/paper/qwen3_4b/evaluation outputs/paper/qwen3_4b-grail/evaluation
 #

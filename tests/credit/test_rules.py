@@ -369,7 +369,7 @@ def test_a_score_that_scores_nothing_is_refused():
         Rule(GrailConfig(score="idle"))
 
 
-READ = {  # as the README's tables have it
+READ = {  # as the tables of docs/options.md have it
     "saliency": {"leaf", "alignment", "occurrence"},
     "oar_g": {"occurrence"},
     "surprise": set(),

@@ -109,6 +109,14 @@ def test_the_suffix_says_boxed_and_has_no_backspace():
     assert chr(8) not in SUFFIX
 
 
+def test_the_official_prompt_has_a_backspace_where_the_backslash_and_the_b_should_be(tmp_path):
+    frame = prepare("math500", store(tmp_path / "source.jsonl", [MATH500]), "--rows", "1")
+    (message,) = frame["official_prompt"][0]
+    ending = " Please reason step by step, and put your final answer within " + chr(8) + "oxed{}."
+    assert message == {"role": "user", "content": MATH500["problem"] + ending}
+    assert frame["prompt"][0][0]["content"] == MATH500["problem"] + SUFFIX
+
+
 @pytest.mark.parametrize(
     ("name", "suffix", "question", "truth", "extra"),
     [
@@ -125,7 +133,7 @@ def test_the_suffix_says_boxed_and_has_no_backspace():
 def test_a_published_row_becomes_verls(tmp_path, name, suffix, question, truth, extra):
     frame = prepare(name, store(tmp_path / f"source{suffix}", [ROWS[name]]), "--rows", "1")
     row = frame.iloc[0]
-    assert list(frame.columns) == ["data_source", "prompt", "reward_model", "extra_info"]
+    assert list(frame.columns) == ["data_source", "prompt", "official_prompt", "reward_model", "extra_info"]
     assert row["data_source"] == name
     assert list(row["prompt"]) == [{"role": "user", "content": question + SUFFIX}]
     assert row["reward_model"] == {"style": "rule", "ground_truth": truth}
@@ -220,6 +228,8 @@ def test_verl_reads_all_of_them_together(tmp_path, monkeypatch):
     files = [str(tmp_path / "out" / f"{name}.parquet") for name in ROWS]
     problems = RLHFDataset(files, tiny.tokenizer(), config)
     assert len(problems) == 14
+    official = RLHFDataset(files, tiny.tokenizer(), OmegaConf.merge(config, {"prompt_key": "official_prompt"}))
+    assert official[0]["raw_prompt"][0]["content"].endswith("within " + chr(8) + "oxed{}.")
     for item, name in zip((problems[index] for index in range(1, 14, 2)), ROWS):
         assert item["data_source"] == name and item["index"] == 1
         assert item["raw_prompt"][0]["content"].endswith(SUFFIX)

@@ -55,6 +55,8 @@ def test_of_a_folder_the_benchmarks_are_taken_and_a_file_as_it_is(tmp_path):
     problems = read_problems(files)
     assert [(problem.benchmark, problem.index) for problem in problems[:2]] == [("math500", 0), ("math500", 1)]
     assert problems[0] == Problem("math500", 0, [{"role": "user", "content": "3 + 4"}], "7")
+    with pytest.raises(CommandError, match="verl's format .*official_prompt.*KeyError"):
+        read_problems(files, "official_prompt")
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ import pytest
 import tiny
 import tokenizers_for_tests
 from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from grail_verl import __main__ as command
-from grail_verl.evaluation import data
+from grail_verl.evaluation import data, settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +44,6 @@ PUBLISHED = {
     "actor_rollout_ref.rollout.agent.default_agent_loop": "mask_truncated_agent",
     "actor_rollout_ref.actor.optim.lr": 1e-6,
     "actor_rollout_ref.actor.optim.optimizer": "AdamW",
-    "actor_rollout_ref.actor.optim.lr_warmup_steps": 20,
     "actor_rollout_ref.actor.optim.lr_scheduler_type": "constant",
     "actor_rollout_ref.actor.optim.clip_grad": 1.0,
     "actor_rollout_ref.actor.ppo_epochs": 4,
@@ -57,16 +57,17 @@ PUBLISHED = {
     "actor_rollout_ref.model.enable_gradient_checkpointing": True,
     "reward.custom_reward_function.path": "pkg://grail_verl.reward",
     "reward.custom_reward_function.name": "compute_score",
-    "trainer.total_training_steps": 200,
 }
 # What is not the paper's but asked of every recipe.
 OURS = {
     "actor_rollout_ref.rollout.name": "vllm",
     "actor_rollout_ref.actor.strategy": "fsdp2",
-    "data.train_batch_size": 64,
-    "actor_rollout_ref.actor.ppo_mini_batch_size": 64,
     "trainer.nnodes": 1,
 }
+# Prompts, rollout batches, warm-up. The published script's: 4 devices × 8 × 8 responses in groups of 8, 200 optimizer
+# steps of which a batch takes 4, no warm-up. Ours: the paper's words in verl's steps, on 8 devices.
+BUDGETS = {"official": (4 * 8 * 8 // 8, 200 // 4, 0), "ours": (8 * 8 * 8 // 8, 200, 20)}
+PROMPTS = {"official": "official_prompt", "corrected": "prompt"}
 ALGORITHMS = {
     "grpo": {"adv_estimator": "grpo"},
     "oar_g": {"adv_estimator": "grail", "grail": {"score": "oar_g", "weights": "reshaped", "occurrence": "first"}},
@@ -105,6 +106,41 @@ def test_every_setting_is_the_published_one(model, method):
     assert thinking is (False if model.startswith("qwen3") else None)
 
 
+@pytest.mark.parametrize(
+    ("choice", "budget", "prompt"),
+    [
+        ((), "official", "corrected"),
+        (("budget=ours",), "ours", "corrected"),
+        (("prompt=official",), "official", "official"),
+        (("budget=official", "prompt=corrected"), "official", "corrected"),
+    ],
+)
+def test_budget_and_prompt_are_the_official_ones_or_ours(choice, budget, prompt):
+    config = composed("qwen3_8b", "grail", *choice)
+    prompts, batches, warmup = BUDGETS[budget]
+    expected = {
+        "data.prompt_key": PROMPTS[prompt],
+        "data.train_batch_size": prompts,
+        "actor_rollout_ref.actor.ppo_mini_batch_size": prompts,  # one optimizer step an iteration
+        "actor_rollout_ref.actor.optim.lr_warmup_steps": warmup,
+        "trainer.total_training_steps": batches,
+    }
+    assert {path: at(config, path) for path in expected} == expected
+    assert batches % at(config, "trainer.save_freq") == 0  # so the last is kept
+
+
+def test_an_evaluation_may_have_the_official_prompt_too():
+    """By evaluate.sh's overrides."""
+    overrides = [f"hydra.searchpath=[file://{ROOT}/recipes/paper/conf]", "+paper/model=qwen3_4b"]
+    keys = [settings.compose_config([*overrides, *more]).data.prompt_key for more in ([], ["+prompt=official"])]
+    assert keys == ["prompt", "official_prompt"]
+
+
+def test_our_budget_is_eight_times_the_official_one():
+    official, ours = (prompts * batches for prompts, batches, _ in map(BUDGETS.get, ("official", "ours")))
+    assert (official, ours) == (1_600, 8 * official)
+
+
 def differences(one, other, path="") -> set[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         names = one.keys() | other.keys()
@@ -139,10 +175,11 @@ def run_sh(*arguments: str, script: str = "run.sh", **environment: str) -> subpr
 
 
 def test_the_script_hands_on_model_method_gpus_output_and_overrides():
-    done = run_sh("r1_distill_llama_8b", "oar_g", "4", "outputs/somewhere", "trainer.nnodes=2", "--cfg", "job")
+    chosen = ["budget=ours", "trainer.nnodes=2"]
+    done = run_sh("r1_distill_llama_8b", "oar_g", "4", "outputs/somewhere", *chosen, "--cfg", "job")
     assert done.returncode == 0, done.stderr
     config = OmegaConf.to_container(OmegaConf.create(done.stdout), resolve=True)
-    expected = composed("r1_distill_llama_8b", "oar_g", "trainer.nnodes=2")
+    expected = composed("r1_distill_llama_8b", "oar_g", *chosen)
     changed = {
         "trainer.n_gpus_per_node": 4,
         "trainer.default_local_dir": "outputs/somewhere/checkpoints",
@@ -164,6 +201,11 @@ def test_the_script_hands_on_model_method_gpus_output_and_overrides():
 def test_a_wrong_argument_is_told_at_once(arguments, says):
     done = run_sh(*arguments)
     assert done.returncode == 2 and says in done.stderr
+
+
+def test_a_choice_that_there_is_not_is_told_by_hydra():
+    with pytest.raises(HydraException, match="Could not find 'prompt/oxed'\n\nAvailable options in 'prompt':"):
+        composed("qwen3_4b", "grail", "prompt=oxed")
 
 
 # Rows as published, a few of each set.

@@ -1,11 +1,17 @@
-"""The sums for SmolLM2."""
+"""The sums for SmolLM2, and the response of its own that README shows."""
+
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 pytest.importorskip("reasoning_gym")
 
+from grail_verl.look.report.colours import DARK, LIGHT  # noqa: E402
 from grail_verl.reward import compute_score  # noqa: E402
-from recipes.smollm2 import data  # noqa: E402
+from recipes.smollm2 import data, look  # noqa: E402
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_no_sum_stands_in_two_places():
@@ -28,3 +34,23 @@ def test_rows_end_with_the_question():
     assert [message["role"] for message in row["prompt"]] == ["user", "assistant"] * 3 + ["user"]
     assert row["prompt"][-1]["content"] == "3 + 5"
     assert row["reward_model"]["ground_truth"] == "8"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("name", "theme"), [("light", LIGHT), ("dark", DARK)])
+def test_the_pictures_are_of_that_response_on_paper_of_either_colour(name, theme):
+    svg = "{http://www.w3.org/2000/svg}"
+    picture = ElementTree.parse(DOCS / f"response-{name}.svg").getroot()
+    texts = {kind: [text.text or "" for text in picture.findall(f"{svg}text[@class='{kind}']")]
+             for kind in ("token", "weight", "question")}  # fmt: skip
+    assert picture.find(f"{svg}title").text == look.RESPONSE and texts["question"] == [look.QUESTION]
+    assert "".join(texts["token"]) == look.RESPONSE.replace(" ", "")
+    assert len(texts["weight"]) == len(texts["token"]) and all(0.5 <= float(weight) <= 5 for weight in texts["weight"])
+    assert picture.find(f"{svg}rect").get("fill") == theme.paper
+
+
+@pytest.mark.parametrize(
+    ("weight", "colour"), [(1, LIGHT.middle), (0.5, LIGHT.low), (0.1, LIGHT.low), (2, LIGHT.high), (5, LIGHT.high)]
+)
+def test_colours_are_full_at_half_and_at_twice(weight, colour):
+    assert look.mixed(LIGHT, weight) == colour
