@@ -441,9 +441,9 @@ def test_a_run_is_watched(tmp_path, capsys, monkeypatch):
             drawn.append((folder / "report" / "report.html").stat().st_mtime_ns)
             raise KeyboardInterrupt
 
-    clock = iter([0.0, 5.0])
+    clock = iter([0.0, 0.0, 1.0, 6.0])  # drawing takes 5 s
     monkeypatch.setattr(watch, "__defaults__", (grow,))
-    monkeypatch.setitem(watch.__globals__, "time", SimpleNamespace(perf_counter=lambda: next(clock)))  # to draw takes 5 s
+    monkeypatch.setitem(watch.__globals__, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     main(["report", str(folder), "--watch"])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(f"waiting: {folder} holds no records") and said[1:] == [f"{folder}/report/report.html"]
