@@ -16,6 +16,7 @@ from composed import composed
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from legacy import LEGACY
 from omegaconf import OmegaConf
 from strategies import strategies
 from verl.protocol import DataProto
@@ -383,7 +384,7 @@ def updated(trainer: type, estimator: str, metrics: dict) -> dict:
     return found
 
 
-@pytest.mark.parametrize("trainer", [PPOTrainer, RayPPOTrainer], ids=["V1", "V0"])
+@pytest.mark.parametrize("trainer", [PPOTrainer, pytest.param(RayPPOTrainer, marks=LEGACY)], ids=["V1", "V0"])
 def test_an_update_without_grails_metrics_was_grpos_and_ends_the_run(trainer):
     """The class of another plugin, or of a subclass, stood where GRAIL's belongs."""
     with pytest.raises(RuntimeError, match=r"came back without actor/grail/\*.*, or it was given a copy of actor_"):
