@@ -8,17 +8,18 @@ module they belong to), and trouble is told on stderr; a command that asks for g
 import os
 import sys
 
-from packaging.version import Version
+from packaging.specifiers import SpecifierSet
 from wrapt import when_imported
 
-SUPPORTED = (Version("0.9.1"), Version("0.10"))
+# No pre-release of 0.10, by PEP 440: two of one number differ (docs/releases.md). hydra_plugins/ says it, too.
+SUPPORTED = ">=0.9,<0.10"
 
 
 def _register() -> None:
     import verl  # being imported right now: __version__ is set before plugins are loaded
 
-    if not SUPPORTED[0] <= Version(verl.__version__) < SUPPORTED[1]:
-        raise ImportError(f"needs verl >= {SUPPORTED[0]}, < {SUPPORTED[1]}; found verl {verl.__version__}")
+    if not SpecifierSet(SUPPORTED).contains(verl.__version__, prereleases=True):
+        raise ImportError(f"needs verl {SUPPORTED}; found verl {verl.__version__}")
 
     from grail_verl.hook import patches
 
@@ -66,7 +67,7 @@ def _register_worker(engine_workers) -> None:
     if not hasattr(engine_workers.ActorRolloutRefWorker, "actor_worker_cls"):
         raise ImportError(
             "grail-verl does not know this verl: ActorRolloutRefWorker has no actor_worker_cls; "
-            "grail-verl is built for verl 0.9.1"
+            f"grail-verl is built for verl {SUPPORTED}"
         )
 
     def actor_worker_cls(worker):

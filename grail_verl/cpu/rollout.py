@@ -126,7 +126,7 @@ class GenerationServer:
         self.asked[key] += 1
         return hash((self.config.seed, self.replica_rank, self.global_steps or 0, key, self.asked[key]))
 
-    async def abort_all_requests(self, reject_request: bool) -> None:
+    async def abort_all_requests(self, reject_request: bool = False) -> None:
         """Ends responses that have begun; other requests wait for `resume_generation`.
 
         Raises:

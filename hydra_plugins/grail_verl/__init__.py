@@ -21,6 +21,6 @@ class GrailSearchPathPlugin(SearchPathPlugin):
             policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
             sys.exit(
                 f"grail-verl is installed but not active: verl {verl.__version__} has not loaded it "
-                f"(VERL_USE_EXTERNAL_PLUGINS={policy!r}); needs verl >= 0.9.1, < 0.10, and its plugins loaded"
+                f"(VERL_USE_EXTERNAL_PLUGINS={policy!r}); needs verl >=0.9,<0.10 and its plugins loaded"
             )
         search_path.append(provider="grail-verl", path="pkg://grail_verl.conf")

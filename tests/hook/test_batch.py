@@ -5,6 +5,7 @@ import tiny
 import torch
 import verl  # noqa: F401  loads the plugin
 from composed import composed
+from legacy import LEGACY
 from verl.protocol import DataProto
 from verl.trainer.ppo import rollout_corr_helper
 from verl.utils import tensordict_utils as tu
@@ -43,6 +44,7 @@ def test_a_box_that_was_rejected_is_the_answer_and_one_that_a_tool_wrote_is_not(
     assert written(data).sum(dim=-1).tolist() == [len(ids), len(ids), sum(without)]
 
 
+@LEGACY
 @pytest.mark.parametrize("estimator", ["grail", "grpo"])
 def test_the_legacy_trainers_batch_keeps_what_rollout_correction_rejected(estimator):
     """V0, whose one mask is both: rejection by verl's own helper, then verl's own way into the worker."""

@@ -16,7 +16,9 @@ from composed import composed
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from legacy import LEGACY
 from omegaconf import OmegaConf
+from strategies import strategies
 from verl.protocol import DataProto
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer, compute_advantage
@@ -30,6 +32,7 @@ from grail_verl.credit.rule import Rule
 from grail_verl.credit.weights import WEIGHTS
 from grail_verl.hook.launch import prepare
 from grail_verl.hook.worker import GrailTrainingWorker, actor_worker_class
+from grail_verl.plugin import SUPPORTED
 from hydra_plugins.grail_verl import ASKS
 
 
@@ -256,7 +259,11 @@ def test_off_leaves_the_config_as_it_is():
         ),
         *(
             ([f"actor_rollout_ref.actor.strategy={name}"], f"strategy='{name}' is not allowed; allowed: fsdp | fsdp2")
-            for name in ("megatron", "veomni", "torchtitan", "automodel")
+            for name in sorted(strategies() - {"fsdp", "fsdp2"})
+        ),
+        *(
+            ([f"model_engine={name}"], f"strategy='{name}' is not allowed; allowed: fsdp | fsdp2")
+            for name in ("megatron", "veomni", "torchtitan")  # with a section of their own in place of fsdp_config
         ),
         (["+rollout.nnodes=1"], "not served by verl's experimental trainers"),  # a section only their configs have
     ],
@@ -305,7 +312,7 @@ def test_a_model_that_reads_more_than_text_is_refused(model_type):
 PLUGIN = "import sys, verl; verl.__version__ = {version!r}; sys.argv[1:] = {arguments!r}; import grail_verl.plugin"
 
 
-@pytest.mark.parametrize("version", ["0.8.0", "0.10.0"])
+@pytest.mark.parametrize("version", ["0.8.0", "0.10.0.dev0"])
 def test_another_verl_is_named_in_one_line_and_ends_a_command_that_asks_for_grail(version, monkeypatch):
     monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", "none")  # so that the plugin is loaded by hand, below
     asked, other = (
@@ -315,7 +322,7 @@ def test_another_verl_is_named_in_one_line_and_ends_a_command_that_asks_for_grai
         )
         for arguments in (["algorithm.adv_estimator=grail"], ["algorithm.adv_estimator=grpo"])
     )
-    line = f"grail-verl is installed but not active: needs verl >= 0.9.1, < 0.10; found verl {version}"
+    line = f"grail-verl is installed but not active: needs verl {SUPPORTED}; found verl {version}"
     assert asked.returncode == 1 and asked.stderr.strip().splitlines()[-1] == line
     assert other.returncode == 0 and other.stderr.strip().splitlines()[-1] == line
 
@@ -377,7 +384,7 @@ def updated(trainer: type, estimator: str, metrics: dict) -> dict:
     return found
 
 
-@pytest.mark.parametrize("trainer", [PPOTrainer, RayPPOTrainer], ids=["V1", "V0"])
+@pytest.mark.parametrize("trainer", [PPOTrainer, pytest.param(RayPPOTrainer, marks=LEGACY)], ids=["V1", "V0"])
 def test_an_update_without_grails_metrics_was_grpos_and_ends_the_run(trainer):
     """The class of another plugin, or of a subclass, stood where GRAIL's belongs."""
     with pytest.raises(RuntimeError, match=r"came back without actor/grail/\*.*, or it was given a copy of actor_"):
@@ -409,6 +416,7 @@ def test_a_verl_that_loads_no_plugins_is_named_as_soon_as_hydra_starts():
     )
     assert asked.returncode == 1
     assert "grail-verl is installed but not active: verl 0.8.0 has not loaded it" in asked.stderr
+    assert f"needs verl {SUPPORTED} and" in asked.stderr
     assert other.returncode == 0 and "and on it goes" in other.stdout, other.stderr
 
 

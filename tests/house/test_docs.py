@@ -1,4 +1,4 @@
-"""docs/matrix.md names tests that exist, and leaves none of the matrix out."""
+"""docs/matrix.md and docs/upstream.md name tests that exist, and leave none of theirs out."""
 
 import importlib
 import re
@@ -6,14 +6,19 @@ from pathlib import Path
 
 import pytest
 import test_matrix
+import test_upstream
+from strategies import strategies
 
 pytestmark = pytest.mark.fast
 
-ROWS = [
-    [cell.strip() for cell in line.strip("|").split("|")]
-    for line in (Path(__file__).parents[2] / "docs" / "matrix.md").read_text().splitlines()
-    if line.startswith("| ") and not line.startswith(("| | |", "| ---"))
-]
+
+def rows(page: str) -> list[list[str]]:
+    lines = (Path(__file__).parents[2] / "docs" / page).read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    return [row for row in cells if row[-1] != "tested by" and set(row[0]) != {"-"}]
+
+
+ROWS, UPSTREAM = rows("matrix.md"), rows("upstream.md")
 
 
 def named(cell: str) -> list[tuple[str, str]]:
@@ -27,7 +32,7 @@ def named(cell: str) -> list[tuple[str, str]]:
 
 def known(module: str) -> set[str]:
     contents = vars(importlib.import_module(module))
-    tables = (contents.get(table, {}) for table in ("CASES", "RUNS", "AROUND"))
+    tables = (contents.get(table, {}) for table in ("CASES", "RUNS", "AROUND", "IN_SOURCE"))
     return {name for name in contents if name.startswith("test_")}.union(*tables)
 
 
@@ -42,3 +47,16 @@ def test_every_row_that_works_names_tests_that_exist():
 def test_every_case_of_the_matrix_has_a_row():
     in_rows = {name for *_, tests in ROWS for module, name in named(tests) if module == "test_matrix"}
     assert in_rows == set(test_matrix.CASES)
+
+
+def test_every_strategy_of_verl_has_a_row():
+    in_rows = {name for way, *_ in ROWS for name in re.findall(r"`([^`]+)`", way)}
+    assert strategies() <= in_rows
+
+
+def test_every_fault_of_verls_has_a_row_and_a_test_that_exists():
+    named_there = {pair for *_, tests in UPSTREAM for pair in named(tests)}
+    assert named_there == {
+        ("test_upstream", name) for name in known("test_upstream") - {"test_it_is_still_in_verls_source"}
+    }
+    assert len(test_upstream.IN_SOURCE) > 10
