@@ -27,8 +27,8 @@ install_extra() {
         echo "torch's own index is not reached: torch is what pip finds" >&2
         pip install torch==2.13.0
     }
-    # Compiled here: otherwise every process of Ray's does it at its start.
-    uv pip install --compile-bytecode --override recipes/cpu_vllm_overrides.txt -e ".[$1]"
+    # Compiled here: otherwise every process of Ray's does it at its start. uv knows of no index that pip is told of.
+    uv pip install --compile-bytecode --override recipes/cpu_vllm_overrides.txt -e ".[$1]" || pip install -e ".[$1]"
 }
 
 if ! has_extra "$1"; then
