@@ -364,6 +364,18 @@ def test_text_is_found_and_marked(opened, report):
     assert marked[:2] == [" sum", " so"]
 
 
+def test_nothing_to_show_is_said(opened, report):
+    page = opened()
+    page.get_by_label("Find text").fill("nothing of this kind")
+    expect(page.locator("#said")).to_have_text("No response is like that.")
+    page.get_by_role("button", name="Reset").click()
+    expect(page.locator("#said")).to_be_empty()
+    length = max(len(one["tokens"]) for one in report[1])
+    page.get_by_label("Arrange").select_option("by prompt, where they part")
+    page.get_by_role("group", name="Length in tokens").get_by_label("from").fill(str(length))
+    expect(page.locator("#said")).to_have_text("No prompt has two of these responses.")
+
+
 def test_links_lead_to_responses_and_figures_to_steps(opened, report):
     wanted = next(one for one in reversed(report[1]) if one["rank"] == 1 and one["reward"] > 0)
     step, row = wanted["step"], wanted["row"]
