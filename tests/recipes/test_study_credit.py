@@ -409,13 +409,15 @@ def test_readme_says_where_the_rules_land():
     results = [cell["relevance"][which].get("results") for cell in cells for which in ("wrong", "correct")]
     kept = [cell["intervention"]["auc"]["kept"]["all"] for cell in cells]
     default, carried = "grail/embeddings/predictor", "surprise × hops/3"
+    mistake = {score: f"the first mistake {of_cells(score, mistakes)}" for score in ("oar_g", "surprise", "entropy")}
     for rule, says in {
-        "| GRAIL": f"what moves the answer, the rest kept, {of_cells(default, kept)}; the first mistake {of_cells(default, mistakes)}",
-        "| OAR-G": f"the first mistake {of_cells('oar_g', mistakes)}",
-        "| −log p": f"the first mistake {of_cells('surprise', mistakes)}",
-        "| 80/20": f"the first mistake {of_cells('entropy', mistakes)}",
-        "| `+grail=carried`":
-            f"the first mistake {of_cells(carried, mistakes)}; used against unused results {of_cells(carried, results)}",
+        "| GRAIL": f"what moves the answer, the rest kept, {of_cells(default, kept)}; "
+        f"the first mistake {of_cells(default, mistakes)}",
+        "| OAR-G": mistake["oar_g"],
+        "| −log p": mistake["surprise"],
+        "| 80/20": mistake["entropy"],
+        "| `+grail=carried`": f"the first mistake {of_cells(carried, mistakes)}; "
+        f"used against unused results {of_cells(carried, results)}",
     }.items():
         (row,) = (row for name, row in rows.items() if name.startswith(rule))
         assert says in row, (rule, says)
