@@ -469,6 +469,22 @@ def test_a_page_that_is_watched_loads_itself_as_it_was_left(opened, tmp_path):
     expect(page.get_by_text("responses of 2 steps, 1 to 2")).to_be_visible()
 
 
+def test_a_watched_page_leaves_another_alone(opened, tmp_path):
+    """What was chosen on one, which the other may not even have."""
+    paths = []
+    for name, changes in (("two", {"two_rules": True}), ("one", {})):
+        folder = report_records.write_run(tmp_path / name, steps=[1], metrics=False, **changes)
+        paths.append(write_watched(folder))
+    page = opened(path=paths[0])
+    page.get_by_label("Sort by").select_option("agreement of the rules")
+    page.get_by_label("Find text").fill("sum")
+    page.goto(paths[1].as_uri())
+    expect(page.get_by_label("Find text")).to_have_value("")
+    expect(page.locator("article")).not_to_have_count(0)
+    page.goto(paths[0].as_uri())
+    expect(page.get_by_label("Find text")).to_have_value("sum")
+
+
 def write_watched(folder):
     return write(folder / "report", records.read(folder), watched=True)
 
