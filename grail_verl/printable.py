@@ -6,8 +6,9 @@ was said before, or rename the window. Whatever prints such text prints it as `p
 
 import re
 
-# C0 but tab and line feed, DEL, C1; and halves of characters, which no encoding takes.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# C0 but tab and line feed, DEL, C1; what turns the direction of the text around it, so that it reads as another; and
+# halves of characters, which no encoding takes.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:

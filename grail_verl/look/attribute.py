@@ -176,7 +176,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _options_of_rules(options: argparse.Namespace) -> list[dict]:
-    return [options_of(shlex.split(rule), options.options) for rule in options.rule or [""]]
+    rules = [shlex.split(rule) for rule in options.rule]
+    if [] in rules:
+        blank = options.rule[rules.index([])]
+        raise ValueError(f"--rule {blank!r} is not allowed; allowed: presets, options, or both")
+    return [options_of(words, options.options) for words in rules or [[]]]
 
 
 def _show(console: Console, of_rules: Sequence[Attribution], names: Sequence[str]) -> None:

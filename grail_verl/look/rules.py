@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from grail_verl.credit.config import SECTION
 
 PLAIN = "grail"
+GROUP = ("grail=", "+grail=")  # as the command line of a trainer names a preset; here it is the name alone
 
 
 def presets() -> dict[str, dict]:
@@ -35,11 +36,12 @@ def options_of(words: Sequence[str], shared: Sequence[str] = ()) -> dict:
         ValueError: a word that is neither.
     """
     options, known = {}, presets()
-    for name in (word for word in words if "=" not in word):
+    names = [word for word in words if "=" not in word or word.startswith(GROUP)]
+    for name in names:
         if name not in known:
             allowed = " | ".join(known)
             raise ValueError(f"--rule {name!r} is not allowed; allowed: {allowed}, and options such as leaf=last")
         options.update(known[name])
-    for dotlist in (shared, [word for word in words if "=" in word]):
+    for dotlist in (shared, [word for word in words if word not in names]):
         options.update(OmegaConf.to_container(OmegaConf.from_dotlist(list(dotlist))))
     return options

@@ -11,12 +11,19 @@ from grail_verl.printable import printable, told
 pytestmark = pytest.mark.fast
 
 
-@given(st.text(st.characters(exclude_categories=[]), max_size=30))
+def is_obeyed(char: str) -> bool:
+    """By a terminal, or by whatever sets text from right to left."""
+    controls = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    category = unicodedata.category(char)
+    return category == "Cs" or category == "Cc" and char not in "\n\t" or unicodedata.bidirectional(char) in controls
+
+
+@given(st.lists(st.characters(exclude_categories=[]) | st.sampled_from("\x1b\u202e\u2066\u200b")).map("".join))
 def test_no_control_character_is_left_and_nothing_else_is_changed(text):
     shown = printable(text)
-    assert all(char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cs") for char in shown)
+    assert not any(map(is_obeyed, shown))
     shown.encode()
-    if not any(char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cs") for char in text):
+    if not any(map(is_obeyed, text)):
         assert shown == text
 
 
@@ -26,6 +33,7 @@ def test_no_control_character_is_left_and_nothing_else_is_changed(text):
         ("\x1b]52;c;aGk=\x07", r"\x1b]52;c;aGk=\x07"),
         ("7\r8\x08\x7f", r"7\r8\x08\x7f"),
         ("\x9b2J\x85 \ud83d", r"\x9b2J\x85 \ud83d"),
+        ("8 \u202e= 4 + 3\u202c, \u2067x\u2069", r"8 \u202e= 4 + 3\u202c, \u2067x\u2069"),
         ("é 漢字 🙂\n\t☃ \\x1b", "é 漢字 🙂\n\t☃ \\x1b"),
     ],
 )

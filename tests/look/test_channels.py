@@ -147,6 +147,10 @@ def test_rules_that_do_not_fit_end_in_a_line(policy, tmp_path, capsys):
         (["carrid"], r"--rule 'carrid' is not allowed"),
         (["surprise leaf=last"], "leaf='last' has no effect"),
         (["surprise 'total=2"], "No closing quotation"),
+        ([""], "--rule '' is not allowed"),
+        (["grail", " "], "--rule ' ' is not allowed"),
+        (["+grail=oar_g"], r"--rule '\+grail=oar_g' is not allowed; allowed: grail \| carried"),
+        (["high_entropy", "grail=oar_g"], "--rule 'grail=oar_g' is not allowed"),
     ):
         with pytest.raises(SystemExit, match=f"^grail-verl attribute: .*{says}"):
             main([*one, *itertools.chain(*(["--rule", rule] for rule in rules))])

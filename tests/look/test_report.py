@@ -7,6 +7,7 @@ import statistics as stdlib
 from collections import Counter
 from dataclasses import asdict
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.image
@@ -452,6 +453,33 @@ def test_a_run_is_watched(tmp_path, capsys, monkeypatch):
     html = (folder / "report" / "report.html").read_text()
     assert data_of(html)["watched"] and "Load this page again every 30 seconds" in html
     assert not list((folder / "report").glob("*.new"))
+
+
+def test_a_watched_folder_may_vanish_and_come_back(tmp_path, capsys, monkeypatch):
+    """Also while it is looked at: a file is gone between its name and its size."""
+    folder, looked = report_records.write_run(tmp_path / "run", steps=[1], metrics=False), []
+    real = Path.is_file
+
+    def vanishing(path) -> bool:
+        found = real(path)
+        if looked and folder.exists():
+            folder.rename(tmp_path / "away")
+        return found
+
+    def change(seconds: float) -> None:
+        looked.append(seconds)
+        if len(looked) == 3:
+            (tmp_path / "away").rename(folder)
+            monkeypatch.setattr(Path, "is_file", real)
+        elif len(looked) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "is_file", vanishing)
+    monkeypatch.setattr(watch, "__defaults__", (change,))
+    main(["report", str(folder), "--watch"])
+    said = capsys.readouterr().out.splitlines()
+    written = f"{folder}/report/report.html"
+    assert said[0] == said[2] == written and said[1].startswith(f"waiting: {folder} holds no records") and not said[3:]
 
 
 LINES = {

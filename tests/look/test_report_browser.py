@@ -364,6 +364,18 @@ def test_text_is_found_and_marked(opened, report):
     assert marked[:2] == [" sum", " so"]
 
 
+def test_nothing_to_show_is_said(opened, report):
+    page = opened()
+    page.get_by_label("Find text").fill("nothing of this kind")
+    expect(page.locator("#said")).to_have_text("No response is like that.")
+    page.get_by_role("button", name="Reset").click()
+    expect(page.locator("#said")).to_be_empty()
+    length = max(len(one["tokens"]) for one in report[1])
+    page.get_by_label("Arrange").select_option("by prompt, where they part")
+    page.get_by_role("group", name="Length in tokens").get_by_label("from").fill(str(length))
+    expect(page.locator("#said")).to_have_text("No prompt has two of these responses.")
+
+
 def test_links_lead_to_responses_and_figures_to_steps(opened, report):
     wanted = next(one for one in reversed(report[1]) if one["rank"] == 1 and one["reward"] > 0)
     step, row = wanted["step"], wanted["row"]
@@ -455,6 +467,22 @@ def test_a_page_that_is_watched_loads_itself_as_it_was_left(opened, tmp_path):
     path.write_text("gone")
     page.clock.run_for(61_000)
     expect(page.get_by_text("responses of 2 steps, 1 to 2")).to_be_visible()
+
+
+def test_a_watched_page_leaves_another_alone(opened, tmp_path):
+    """What was chosen on one, which the other may not even have."""
+    paths = []
+    for name, changes in (("two", {"two_rules": True}), ("one", {})):
+        folder = report_records.write_run(tmp_path / name, steps=[1], metrics=False, **changes)
+        paths.append(write_watched(folder))
+    page = opened(path=paths[0])
+    page.get_by_label("Sort by").select_option("agreement of the rules")
+    page.get_by_label("Find text").fill("sum")
+    page.goto(paths[1].as_uri())
+    expect(page.get_by_label("Find text")).to_have_value("")
+    expect(page.locator("article")).not_to_have_count(0)
+    page.goto(paths[0].as_uri())
+    expect(page.get_by_label("Find text")).to_have_value("sum")
 
 
 def write_watched(folder):

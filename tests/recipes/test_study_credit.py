@@ -391,3 +391,33 @@ def test_the_pages_show_the_results():
     page = figures_hops.PAGE.read_text(encoding="utf-8")
     for name, text in figures_hops.tables(figures_credit.read_cells(), figures_hops.read_variants()).items():
         assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page, name
+
+
+def test_readme_says_where_the_rules_land():
+    """AUC of the first mistake among all tokens, over the cells that have it; of used results, in wrong responses and
+    in right ones."""
+    readme = (figures_credit.DOCUMENTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = {line.split(" | ")[0]: line for line in readme.splitlines() if line.startswith("| ")}
+    cells = figures_credit.read_cells().values()
+
+    def of_cells(score, comparisons) -> str:
+        shown = (one for one in comparisons if one and one["responses"] >= figures_credit.FEWEST)
+        found = [one["scores"][score]["auc"][0] for one in shown if score in one["scores"]]
+        return f"{min(found):.2f} to {max(found):.2f}"
+
+    mistakes = [cell["mistake"]["all"] for cell in cells]
+    results = [cell["relevance"][which].get("results") for cell in cells for which in ("wrong", "correct")]
+    kept = [cell["intervention"]["auc"]["kept"]["all"] for cell in cells]
+    default, carried = "grail/embeddings/predictor", "surprise × hops/3"
+    mistake = {score: f"the first mistake {of_cells(score, mistakes)}" for score in ("oar_g", "surprise", "entropy")}
+    for rule, says in {
+        "| GRAIL": f"what moves the answer, the rest kept, {of_cells(default, kept)}; "
+        f"the first mistake {of_cells(default, mistakes)}",
+        "| OAR-G": mistake["oar_g"],
+        "| −log p": mistake["surprise"],
+        "| 80/20": mistake["entropy"],
+        "| `+grail=carried`": f"the first mistake {of_cells(carried, mistakes)}; "
+        f"used against unused results {of_cells(carried, results)}",
+    }.items():
+        (row,) = (row for name, row in rows.items() if name.startswith(rule))
+        assert says in row, (rule, says)

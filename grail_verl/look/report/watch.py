@@ -31,6 +31,10 @@ def watch(folder: Path, write: Callable[[], None], sleep: Callable[[float], None
 
 
 def _state(folder: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the records' files; what the report itself writes lies in a folder below."""
-    files = sorted(path for path in folder.glob("*.json*") if path.is_file())
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    """Names, sizes and times of the records' files; what the report itself writes lies in a folder below. A folder that
+    vanishes meanwhile has none: whatever comes back is another state."""
+    try:
+        files = sorted(path for path in folder.glob("*.json*") if path.is_file())
+        return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    except FileNotFoundError:
+        return []

@@ -54,13 +54,13 @@ function holds(response, text) {
 function placesOf(response) {
   const text = sought(), found = new Set();
   if (text === "" || !holds(response, text)) return found;
-  const whole = response.lower.join(""), starts = [];
-  for (let at = whole.indexOf(text); at >= 0; at = whole.indexOf(text, at + 1)) starts.push(at);
-  let end = 0;
+  const whole = response.lower.join("");
+  let end = 0, at = whole.indexOf(text);
   response.lower.forEach((token, place) => {
     const start = end;
     end += token.length;
-    if (starts.some((at) => at < end && start < at + text.length)) found.add(place);
+    if (at >= 0 && at + text.length <= start) at = whole.indexOf(text, start - text.length + 1);
+    if (at >= 0 && at < end) found.add(place);
   });
   return found;
 }
@@ -90,6 +90,9 @@ function choose() {
     each.cards.replaceChildren();
   }
   lists.forEach(extend);
+  if (lists.every((each) => each.chosen.length === 0)) {
+    said.value = together && kept.length ? "No prompt has two of these responses." : "No response is like that.";
+  }
 }
 
 function recolour() {

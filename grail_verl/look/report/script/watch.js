@@ -1,6 +1,7 @@
 // While a run goes on the command writes this page anew: it is loaded again, and looks as its reader left it.
 
-const EVERY = 30_000, KEPT = "grail-verl report"; // milliseconds
+const EVERY = 30_000; // milliseconds
+const KEPT = `grail-verl report ${location.pathname}`; // files share one storage
 const reload = document.getElementById("reload");
 
 function keep() {
