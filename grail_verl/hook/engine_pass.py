@@ -184,7 +184,7 @@ def _micro_batch(
         else torch.autocast(device_type=get_device_name(), dtype=precision)
     )
     with autocast, torch.set_grad_enabled(score.model_pass == "gradient"):
-        scores_BS = score.from_model(
+        scores_BS = score.of_positions(
             engine.module,
             inputs,
             targets,

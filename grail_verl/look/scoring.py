@@ -168,7 +168,7 @@ class _ScoreAndHops:
             if type(self.score) is Saliency and config.hops > 0:
                 shares = list(hop_shares(model, inputs, targets, config.hops, config.leaf, **passes))
                 return torch.stack([sum(shares), *shares], dim=-1)
-            return self.score.from_model(model, inputs, targets, **passes)[..., None]
+            return self.score.of_positions(model, inputs, targets, **passes)[..., None]
 
 
 def _predictions(model, batch: RolloutBatch, budget: Budget) -> dict[str, Tensor]:

@@ -91,6 +91,18 @@ def test_a_backward_pass_that_fails_half_way_leaves_nothing_behind(monkeypatch):
     assert len(calls) == 2 and tiny.traces(model) == before and torch.is_grad_enabled()
 
 
+def test_the_first_backward_pass_is_scaled_for_float16():
+    """And by that the others, which begin with what it left. Shares do not show it."""
+    model, (rows, *_) = tiny.model().eval(), rows_and_answers(tiny.tokenizer())
+    (score,), row, slopes = Rule(GrailConfig(hops=1)).scores, rows[0], []
+    model.lm_head.register_forward_hook(lambda *args: args[-1].register_hook(slopes.append) and None)
+    for loss_scale in (1.0, 256.0):
+        targets = targets_of([row], [(0, 0)], (1, len(row)), "cpu")
+        score.from_model(model, {"input_ids": row.input_ids[None]}, targets, lambda: False, loss_scale)
+    one, scaled = slopes
+    torch.testing.assert_close(scaled, 256 * one)
+
+
 @pytest.mark.parametrize("hops", [0, 2])
 def test_scores_are_multiplied_at_the_tokens_own_position(hops):
     model, tokenizer = tiny.model().eval(), tiny.tokenizer()

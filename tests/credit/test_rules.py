@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from grail_verl import GrailConfig, RolloutBatch, Score, register_score, register_weights, token_weights
 from grail_verl.credit.batch import located
 from grail_verl.credit.registry import Registry
-from grail_verl.credit.rows import rows_of, targets_of
+from grail_verl.credit.rows import Row, rows_of, targets_of
 from grail_verl.credit.rule import Rule
 from grail_verl.credit.scores import SCORES
 from grail_verl.credit.weights import WEIGHTS
@@ -427,6 +427,27 @@ def test_scores_of_the_wrong_shape_are_told_so():
     rule, batch = Rule(GrailConfig(score="surprise")), batch_of(["3 4"])
     with pytest.raises(ValueError, match=r"the scores are of shape \(1, 1\); needed: .*"):
         rule.credit(batch, torch.ones(1, 1), rule.can_weigh(batch))
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 4), (1, 4, 2), (4,)])
+def test_a_pass_makes_one_float32_score_for_each_position_or_is_told_so(shape):
+    """Scores travel between ranks, each of which knows what size and type to expect."""
+
+    @register_score("mine")
+    class Mine(Score):
+        model_pass = "forward"
+
+        def from_model(self, model, inputs, targets, recompute, loss_scale):
+            return torch.ones(shape, dtype=torch.float64)
+
+    (score,) = Rule(GrailConfig(score="mine")).scores
+    row = Row(torch.arange(4), torch.arange(4), 2, 0, 2, 1.0)
+    given = (None, {}, targets_of([row], [(0, 0)], (1, 4), "cpu"), lambda: False, 1.0)
+    if shape == (1, 4):
+        assert score.of_positions(*given).dtype == torch.float32
+        return
+    with pytest.raises(ValueError, match=r"Mine.from_model made scores of shape \(.*; needed: .* \(1, 4\)"):
+        score.of_positions(*given)
 
 
 @pytest.mark.parametrize(

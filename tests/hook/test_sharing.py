@@ -75,12 +75,20 @@ def test_what_travels_least_is_taken():
     # Within a tenth of the average of 98 each: all stay.
     own, plan = planned([[50, 50], [48, 48]], budget)
     assert plan == own
+    # 215 in place of 200 is within a tenth, 230 is not.
+    own, plan = planned([[100, 100, 15], [100]], budget)
+    assert plan == own
+    own, plan = planned([[100, 100, 30], [100]], budget)
+    assert [len(batches) for batches in plan] == [2, 2]
     # Four full micro-batches on one rank: dealt out as they are.
     own, plan = planned([[60, 40, 60, 40, 60, 40, 60, 40], []], budget)
     assert sorted(batch for batches in plan for batch in batches) == sorted(own[0]) and [len(p) for p in plan] == [2, 2]
     # One micro-batch of four rows, and nobody else has any: packed anew, two rows each.
     own, plan = planned([[20, 20, 20, 20], []], budget)
     assert [[len(batch) for batch in batches] for batches in plan] == [[2], [2]]
+    # Longest first, so that short rows are not padded to it.
+    own, plan = planned([[40, 10, 10], []], Budget(packed=False, tokens=80))
+    assert plan == [[[(0, 0)]], [[(0, 1), (0, 2)]]]
 
 
 def row_of(length: int, seed: int) -> Row:

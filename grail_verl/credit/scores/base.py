@@ -79,6 +79,27 @@ class Score:
         """
         raise NotImplementedError(f"{type(self).__name__} has no pass of the model")
 
+    def of_positions(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, object],
+        targets: Targets,
+        recompute: Callable[[], bool],
+        loss_scale: float,
+    ) -> Tensor:
+        """What `from_model` makes, (B, S), as float32: what ranks send each other. Arguments as there.
+
+        Raises:
+            ValueError: scores of another shape.
+        """
+        scores_BS = self.from_model(model, inputs, targets, recompute, loss_scale)
+        if scores_BS.shape != targets.keep_BS.shape:
+            raise ValueError(
+                f"{type(self).__name__}.from_model made scores of shape {tuple(scores_BS.shape)}; needed: one for each "
+                f"input position, {tuple(targets.keep_BS.shape)}"
+            )
+        return scores_BS.float()
+
 
 SCORES = Registry("score", Score)
 register_score = SCORES.register
