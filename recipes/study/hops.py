@@ -52,7 +52,7 @@ def hop_scores(
         (K + 1, B, S) float32.
     """
     keep_BS = targets.keep_BS
-    with leaf_graph(model, inputs, keep_BS, variant.leaf) as (output, activation, at):
+    with leaf_graph(model, inputs, keep_BS, variant.leaf) as (output, activation, at, _):
         if variant.log_odds:
             value_N = log_odds(output.logits, targets.labels_N)
         else:
