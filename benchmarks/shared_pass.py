@@ -50,7 +50,7 @@ def recorded_lengths(folder: Path) -> np.ndarray:
 
 def simulate(case: argparse.Namespace) -> None:
     from grail_verl.credit.rows import Budget, pack
-    from grail_verl.hook.sharing import pass_length, plan_of
+    from grail_verl.hook.sharing import own_plan, pass_length, plan_of
 
     rng = np.random.default_rng(0)
     known = None if case.records is None else recorded_lengths(case.records)
@@ -68,20 +68,23 @@ def simulate(case: argparse.Namespace) -> None:
                 found = defaultdict(list)
                 for _ in range(case.draws):
                     lengths = [draw(number) for number in rng.binomial(rows, wrong, ranks)]
+                    if not any(lengths):  # no wrong response: no pass
+                        continue
                     packed = [pack(of_rank, budget) for of_rank in lengths]
-                    own = [[[(rank, i) for i in batch] for batch in batches] for rank, batches in enumerate(packed)]
                     plan = plan_of(lengths, packed, budget)
                     average = sum(map(sum, lengths)) / ranks
 
                     def tokens(batch, lengths=lengths):
                         return budget.used([lengths[rank][index] for rank, index in batch])
 
-                    for name, of in (("before", own), ("after", plan)):
+                    for name, of in (("before", own_plan(packed)), ("after", plan)):
                         found[f"steps {name}"].append(max(map(len, of)))
                         found[name].append(pass_length(of, tokens) / average)
                     found["least"].append(max(map(max, filter(None, lengths))) / average)
                     away = [home != rank for rank, of in enumerate(plan) for batch in of for home, _ in batch]
                     found["travel"].append(np.mean(away))
+                if not found:
+                    continue
                 of = {name: statistics.mean(values) for name, values in found.items()}
                 print(
                     f"{ranks:5} {rows:5} {wrong:6.0%}   {of['steps before']:4.1f} -> {of['steps after']:4.1f}"

@@ -35,7 +35,7 @@ def plan_of(lengths: Sequence[Sequence[int]], packed: Sequence[list[list[int]]],
         packed: for each rank, its own micro-batches, as indices of its rows; see `pack`.
         budget: of a micro-batch.
     """
-    own = [[[(rank, index) for index in batch] for batch in batches] for rank, batches in enumerate(packed)]
+    own = own_plan(packed)
 
     def tokens(batch: list[Place]) -> int:
         return budget.used([lengths[rank][index] for rank, index in batch])
@@ -50,6 +50,11 @@ def plan_of(lengths: Sequence[Sequence[int]], packed: Sequence[list[list[int]]],
     plans = [own, dealt(sum(own, [])), dealt([[rows[index] for index in batch] for batch in anew])]
     took = [pass_length(plan, tokens) for plan in plans]
     return next(plan for plan, length in zip(plans, took, strict=True) if length <= TOLERATED * min(took))
+
+
+def own_plan(packed: Sequence[list[list[int]]]) -> Plan:
+    """Every rank scores its own rows; arguments as of `plan_of`."""
+    return [[[(rank, index) for index in batch] for batch in batches] for rank, batches in enumerate(packed)]
 
 
 def pass_length(plan: Plan, tokens: Callable[[list[Place]], int]) -> int:

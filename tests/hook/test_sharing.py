@@ -62,8 +62,6 @@ def test_every_row_is_scored_once_within_the_budget_and_no_pass_is_longer(length
 @given(st.lists(st.integers(1, 100), max_size=12), st.integers(1, 6), BUDGETS)
 def test_nothing_travels_where_all_ranks_have_alike_or_one_has_no_peers(lengths, world_size, budget):
     own, plan = planned([lengths] * world_size, budget)
-    if world_size == 1 and steps_of(plan, [lengths], budget.packed) < steps_of(own, [lengths], budget.packed):
-        return  # packed anew in fewer padding tokens
     assert plan == own or steps_of(own, [lengths] * world_size, budget.packed) > 1.1 * steps_of(
         plan, [lengths] * world_size, budget.packed
     )

@@ -32,23 +32,6 @@ PROMPT, RESPONSE = "3 + 4 = ", r"3 + 4 = 7, so we get \boxed{7}. Done"
 TEXTS = [text for pair in harness.TEXTS for text in pair]
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny.tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny.model()
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("policy")
-    tiny.save_policy(folder)
-    return str(folder)
-
-
 def plain(model, prompt_ids, response_ids, config=None, advantage=-1.0):
     """Scores and weights from the plain functions, one response at a time."""
     config = config or GrailConfig()

@@ -9,7 +9,6 @@ from statistics import mean
 import by_hand
 import numpy as np
 import pytest
-import tiny
 import tokenizers_for_tests
 import torch
 from hypothesis import given
@@ -30,23 +29,6 @@ from grail_verl.look.rules import options_of, presets
 pytestmark = pytest.mark.fast
 
 PROMPT, RESPONSE = "3 + 4 - 9 =", r"3 + 4 = 7, 7 - 9 = 8, \boxed{8}. Done"
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny.tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny.model()
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("policy")
-    tiny.save_policy(folder)
-    return str(folder)
 
 
 def ids_of(tokenizer) -> tuple[torch.Tensor, int]:

@@ -13,7 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from grail_verl import answer_saliency
 from grail_verl.credit.answer import AnswerLocator
-from grail_verl.credit.scores.hops import hop_scores as plugin_hop_scores
+from grail_verl.credit.scores.hops import hop_shares
 from recipes.study import chains, credit, figures_credit, figures_hops, hop_variants, intervention, legs, word_problems
 from recipes.study.annotate import annotate, annotation_of
 from recipes.study.carried import carried_saliency
@@ -248,7 +248,7 @@ def test_every_number_of_hops_is_the_plugins(hop_case):
     model, _, inputs, targets = hop_case
     found_KBS = hop_scores(model, inputs, targets, 3)
     for hops, scores_BS in enumerate(found_KBS):
-        expected_BS = plugin_hop_scores(model, inputs, targets, hops)
+        expected_BS = sum(hop_shares(model, inputs, targets, hops))
         assert scores_BS.numpy() == pytest.approx(expected_BS.numpy(), rel=1e-4, abs=1e-7)
 
 

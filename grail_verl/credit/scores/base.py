@@ -79,14 +79,7 @@ class Score:
         """
         raise NotImplementedError(f"{type(self).__name__} has no pass of the model")
 
-    def of_positions(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, object],
-        targets: Targets,
-        recompute: Callable[[], bool],
-        loss_scale: float,
-    ) -> Tensor:
+    def of_positions(self, model, inputs, targets, recompute, loss_scale) -> Tensor:
         """What `from_model` makes, (B, S), as float32: what ranks send each other. Arguments as there.
 
         Raises:

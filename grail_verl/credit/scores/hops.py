@@ -21,19 +21,6 @@ from grail_verl.credit.rows import Targets
 from grail_verl.credit.scores.likelihood import log_likelihoods
 
 
-def hop_scores(
-    model: nn.Module,
-    inputs: Mapping[str, object],
-    targets: Targets,
-    hops: int,
-    leaf: str = "embeddings",
-    recompute: Callable[[], bool] = lambda: False,
-    loss_scale: float = 1.0,
-) -> Tensor:
-    """(B, S) float32: Σ_k s^k at every input position. Arguments as of `hop_shares`."""
-    return sum(hop_shares(model, inputs, targets, hops, leaf, recompute, loss_scale))
-
-
 def hop_shares(
     model: nn.Module,
     inputs: Mapping[str, object],

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from grail_verl.credit.batch import divisor
 from grail_verl.credit.leaf import evaluating, leaf_gradient
 from grail_verl.credit.scores.base import Score, register_score
-from grail_verl.credit.scores.hops import hop_scores
+from grail_verl.credit.scores.hops import hop_shares
 from grail_verl.credit.scores.likelihood import log_likelihoods
 
 
@@ -47,7 +47,7 @@ class Saliency(Score):
 
     def from_model(self, model, inputs, targets, recompute, loss_scale):
         if self.config.hops > 0:
-            return hop_scores(model, inputs, targets, self.config.hops, self.config.leaf, recompute, loss_scale)
+            return sum(hop_shares(model, inputs, targets, self.config.hops, self.config.leaf, recompute, loss_scale))
         return position_scores(
             model,
             inputs,
