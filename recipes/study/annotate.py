@@ -10,12 +10,8 @@ import re
 from dataclasses import dataclass
 from itertools import accumulate
 
-from reasoning_gym.arithmetic.leg_counting import ANIMALS
-
-from recipes.study.chains import FILLER, OPERATORS, Segment
-from recipes.study.legs import animals
-
-Reading = list[tuple[Segment, str]]  # segments, each with what its result should be
+from recipes.study.segments import Reading, Segment
+from recipes.study.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -46,53 +42,10 @@ class Annotation:
         ]
 
 
-def read_chains(problem: str, text: str) -> Reading | None:
-    if not text.startswith(problem[0]):
-        return None
-    reading, at, result = [(Segment(problem[0], "step"), problem[0])], 1, int(problem[0])
-    filler = re.compile("|".join(FILLER))
-    for operation in re.findall(r"\[\d[-+*]\d\]|[-+*]\d", problem[1:]):
-        while match := filler.match(text, at):
-            reading.append((Segment(match[0], "filler"), ""))
-            at = match.end()
-        side = operation[0] == "["
-        stem = operation.rstrip("]")
-        match = re.compile(rf"{re.escape(stem)}=(\d){re.escape(']' * side)}").match(text, at)
-        if match is None:
-            return None
-        left = int(stem[1]) if side else result
-        right = OPERATORS[stem[-2]](left, int(stem[-1])) % 10
-        reading.append((Segment(match[0], "side" if side else "step", int(match[1]) != right), str(right)))
-        at, result = match.end(), result if side else int(match[1])
-    return _with_answer(reading, text[at:], r" \\boxed\{(\d+)\}", result)
-
-
-def read_legs(problem: str, text: str) -> Reading | None:
-    reading, at, total = [], 0, 0
-    for count, name in animals(problem):
-        match = re.compile(rf"({count} {name} {count}\*(\d+))(=(\d+))( (\d+); )").match(text, at)
-        if match is None:
-            return None
-        legs, product, new_total = (int(match[group]) for group in (2, 4, 6))
-        rights = ANIMALS[name], count * legs, total + product
-        for piece, number, right in zip(match.group(1, 3, 5), (legs, product, new_total), rights, strict=True):
-            reading.append((Segment(piece, "step", number != right), str(right)))
-        at, total = match.end(), new_total
-    return _with_answer(reading, text[at:], r"\\boxed\{(\d+)\}", total)
-
-
-def _with_answer(reading: Reading, rest: str, form: str, result: int) -> Reading | None:
-    match = re.fullmatch(form, rest)
-    return match and [*reading, (Segment(rest, "answer", int(match[1]) != result), str(result))]
-
-
-READERS = {"chains": read_chains, "legs": read_legs}
-
-
 def annotate(task_name: str, problem: str, pieces: list[str]) -> Annotation | None:
     """
     Args:
-        task_name: chains or legs.
+        task_name: of tasks.py.
         problem: as the task draws it.
         pieces: the texts of the response's tokens without the one that ends it; joined they are its text. A special
             token's text is empty.
@@ -100,7 +53,7 @@ def annotate(task_name: str, problem: str, pieces: list[str]) -> Annotation | No
     Returns:
         None where the text is not a solution of this problem, right or wrong, in the task's form.
     """
-    reading = READERS[task_name](problem, "".join(pieces))
+    reading = TASKS[task_name].read(problem, "".join(pieces))
     return None if reading is None or "" in pieces else annotation_of(reading, pieces)
 
 

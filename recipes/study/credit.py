@@ -52,9 +52,9 @@ from grail_verl.credit.rule import Rule
 from recipes.study import intervention
 from recipes.study.carried import carried_saliency
 from recipes.study.hops import Variant, hop_scores
-from recipes.study.policy import TASKS, task_module
 from recipes.study.response import ROWS, Response, groups, in_batch, mistake_sets, relevance_sets, row_of, sample
 from recipes.study.separation import compare, rounded, summary
+from recipes.study.tasks import FIRST, TASKS
 
 LEAVES, ALIGNMENTS, STATISTICS = (CHOICES[name] for name in ("leaf", "alignment", "statistics"))
 OAR_G = GrailConfig(score="oar_g", weights="reshaped")
@@ -232,7 +232,7 @@ def measure(model, tokenizer, task_name: str, responses: list[Response], interve
     }
     chosen = [row for of in rows.values() for row in of[: intervened // 2]]
     changed = [responses[row] for row in chosen]
-    limit = task_module(task_name).RESPONSE_TOKENS
+    limit = TASKS[task_name].response_tokens
     verdicts = dict(zip(chosen, intervene(model, tokenizer, changed, limit, seed)))
     return {
         "relevance": {which: compared(of, lambda row: relevance_sets(responses[row])) for which, of in rows.items()},
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """As from the command line, whose arguments these are."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("task", choices=FIRST)
     parser.add_argument("policy", type=Path, help="a Hugging Face folder")
     parser.add_argument("results", type=Path, help="the JSON file to write")
     parser.add_argument("--stage", default="imitation", help="of training, a name that figures carry")

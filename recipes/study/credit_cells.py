@@ -17,12 +17,13 @@ import sys
 from pathlib import Path
 
 from recipes.study import credit
-from recipes.study.policy import STEPS, TASKS, build
+from recipes.study.policy import build
+from recipes.study.tasks import FIRST, TASKS
 
 OWN_SIZE = 96
 PLACES = ((48, "imitation"), (OWN_SIZE, "half"), (OWN_SIZE, "imitation"), (OWN_SIZE, "rl"), (144, "imitation"))
 POLICIES, RESULTS = Path("outputs/study"), Path("recipes/study/results/credit")
-CELLS = {f"{task}-{size}-{stage}": (task, size, stage) for size, stage in PLACES for task in TASKS}
+CELLS = {f"{task}-{size}-{stage}": (task, size, stage) for size, stage in PLACES for task in FIRST}
 
 
 def policy_of(task: str, size: int, stage: str) -> Path:
@@ -43,7 +44,7 @@ def run(name: str) -> None:
         return
     if stage == "rl" and not folder.exists():
         sys.exit(f"{name}: there is no {folder}; train.py leaves one with --policy")
-    build(task, folder, STEPS[task] // (2 if stage == "half" else 1), hidden_size=size)
+    build(task, folder, TASKS[task].imitation_steps // (2 if stage == "half" else 1), hidden_size=size)
     credit.main([task, folder.as_posix(), results.as_posix(), "--stage", stage])
 
 

@@ -20,9 +20,9 @@ import numpy as np
 from scipy import stats
 
 from recipes.study.document import DOCUMENTS, markdown_table, replace_block
-from recipes.study.policy import TASKS
-from recipes.study.sweep import RATES, RESULTS, SEEDS, TUNING_SEEDS
-from recipes.study.train import METHODS, area
+from recipes.study.sweep import FIRST_METHODS, PLANS, RESULTS, chosen_rate, tuned_areas
+from recipes.study.tasks import FIRST
+from recipes.study.train import area
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -35,7 +35,7 @@ AGAINST = ("grpo", "shuffled")
 
 def load(task: str, method: str) -> list[dict]:
     """The runs that are there, by seed."""
-    files = [RESULTS / "runs" / task / f"{method}-{seed}.json" for seed in SEEDS]
+    files = [RESULTS / "runs" / task / f"{method}-{seed}.json" for seed in PLANS[task].seeds]
     return [json.loads(file.read_text()) for file in files if file.exists()]
 
 
@@ -61,16 +61,16 @@ def compared(values: Sequence[float], others: Sequence[float]) -> dict:
 def numbers() -> dict:
     """{task: {measure: {"area" | "final": {method: summary and comparisons}}}}, of the seeds that every method has."""
     found = {}
-    for task in TASKS:
-        runs = {method: {run["run"]["seed"]: run for run in load(task, method)} for method in METHODS}
+    for task in FIRST:
+        runs = {method: {run["run"]["seed"]: run for run in load(task, method)} for method in FIRST_METHODS}
         seeds = sorted(set.intersection(*map(set, runs.values())))
         if not seeds:
             continue
-        rates = {method: runs[method][seeds[0]]["run"]["lr"] for method in METHODS}
+        rates = {method: runs[method][seeds[0]]["run"]["lr"] for method in FIRST_METHODS}
         found[task] = {"seeds": seeds, "rates": rates, "measures": {}}
         for measure in MEASURES:
             of_runs = {
-                kind: {m: [take(runs[m][seed]["evaluation"], measure) for seed in seeds] for m in METHODS}
+                kind: {m: [take(runs[m][seed]["evaluation"], measure) for seed in seeds] for m in FIRST_METHODS}
                 for kind, take in (("area", area), ("final", lambda points, name: points[-1][name]))
             }
             found[task]["measures"][measure] = {
@@ -80,7 +80,7 @@ def numbers() -> dict:
                         **{f"against_{other}": compared(values[method], values[other])
                            for other in AGAINST if other != method},
                     }
-                    for method in METHODS
+                    for method in FIRST_METHODS
                 }
                 for kind, values in of_runs.items()
             }
@@ -96,7 +96,7 @@ def curve(runs: Sequence[Mapping], measure: str) -> tuple[list[int], np.ndarray]
 def draw_curves(task: str, path: Path) -> None:
     figure, axes = plt.subplots(1, len(MEASURES), figsize=(12, 3.6), layout="constrained")
     for axis, (measure, label) in zip(axes, MEASURES.items()):
-        for method in METHODS:
+        for method in FIRST_METHODS:
             steps, values = curve(load(task, method), measure)
             ends = np.array([interval(column) for column in values.T])
             axis.plot(steps, values.mean(axis=0), color=COLOURS[method], label=LABELS[method], lw=1.6)
@@ -112,7 +112,7 @@ def draw_differences(found: Mapping, path: Path) -> None:
     figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 3.2), squeeze=False, layout="constrained")
     for axis, (task, results) in zip(axes[0], found.items()):
         areas = results["measures"]["sampled"]["area"]
-        others = [method for method in METHODS if method != "grpo"]
+        others = [method for method in FIRST_METHODS if method != "grpo"]
         for place, method in enumerate(others):
             of, against = areas[method], areas[method]["against_grpo"]
             difference = np.subtract(of["values"], areas["grpo"]["values"])
@@ -185,7 +185,7 @@ def accuracy_table(found: Mapping, kind: str) -> str:
         [task, LABELS[method], f"{results['rates'][method]:g}",
          *[cell(results["measures"][measure][kind][method]) for measure in MEASURES]]
         for task, results in found.items()
-        for method in METHODS
+        for method in FIRST_METHODS
     ]
     return markdown_table(["task", "method", "learning rate", *MEASURES.values()], rows)
 
@@ -200,7 +200,7 @@ def comparison_table(found: Mapping, other: str) -> str:
          *[cell(results["measures"][measure][kind][method][f"against_{other}"])
            for measure in ("sampled", "greedy", "pass@3") for kind in ("area", "final")]]
         for task, results in found.items()
-        for method in METHODS
+        for method in FIRST_METHODS
         if method != other
     ]
     head = [f"{MEASURES[measure]}, {kind}" for measure in MEASURES for kind in ("area", "final")]
@@ -210,15 +210,12 @@ def comparison_table(found: Mapping, other: str) -> str:
 def rate_table() -> str:
     """Area under the sampled accuracy at each rate that was tried."""
     rows = []
-    for task in TASKS:
-        for method in METHODS:
-            areas = []
-            for lr in RATES[task]:
-                files = [RESULTS / "tuning" / task / f"{method}-{lr:g}-{seed}.json" for seed in TUNING_SEEDS]
-                areas.append(np.mean([area(json.loads(f.read_text())["evaluation"], "sampled") for f in files]))
-            cells = [f"{lr:g}: {value:.3f}" for lr, value in zip(RATES[task], areas)]
-            cells[np.argmax(areas)] = f"**{cells[np.argmax(areas)]}**"
-            rows.append([task, LABELS[method], " · ".join(cells)])
+    for task in FIRST:
+        for method in FIRST_METHODS:
+            areas, best = tuned_areas(task, method), chosen_rate(task, method)
+            cells = {lr: f"{lr:g}: {value:.3f}" for lr, value in areas.items()}
+            cells[best] = f"**{cells[best]}**"
+            rows.append([task, LABELS[method], " · ".join(cells.values())])
     return markdown_table(["task", "method", "mean sampled accuracy at each rate"], rows)
 
 

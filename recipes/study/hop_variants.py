@@ -25,9 +25,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grail_verl.credit.config import HOPS
 from recipes.study import word_problems
 from recipes.study.hops import Variant, hop_scores
-from recipes.study.policy import TASKS
 from recipes.study.response import Response, in_batch, mistake_sets, relevance_sets, row_of, sample, worked
 from recipes.study.separation import compare
+from recipes.study.tasks import FIRST
 
 PLAIN = "hops"
 VARIANTS = {
@@ -89,7 +89,7 @@ def measure(model, responses: list[Response], variants: Sequence[str], seed: int
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=(*TASKS, "word_problems"))
+    parser.add_argument("task", choices=(*FIRST, "word_problems"))
     parser.add_argument("policy", type=Path, help="a Hugging Face folder")
     parser.add_argument("results", type=Path, help="the JSON file to write")
     parser.add_argument("--responses", type=int, default=96, help="half of them wrong, where they are sampled")

@@ -18,9 +18,11 @@ from pathlib import Path
 import pandas as pd
 
 from recipes.quickstart.plot import read_metrics
-from recipes.study.policy import TASKS, build, task_module
+from recipes.study.methods import METHODS
+from recipes.study.policy import build
 from recipes.study.sweep import RESULTS
-from recipes.study.train import EVALUATE_EVERY, HELD_OUT, METHODS, PROBLEMS, Run, overrides, policy_folder, problems
+from recipes.study.tasks import TASKS
+from recipes.study.train import EVALUATE_EVERY, HELD_OUT, PROBLEMS, Run, overrides, policy_folder, problems
 
 
 def write_problems(task: str, path: Path, count: int, validation: bool) -> None:
@@ -28,7 +30,7 @@ def write_problems(task: str, path: Path, count: int, validation: bool) -> None:
         {
             "data_source": task,
             "prompt": [{"role": "user", "content": problem}],
-            "reward_model": {"style": "rule", "ground_truth": task_module(task).ground_truth(problem)},
+            "reward_model": {"style": "rule", "ground_truth": TASKS[task].ground_truth(problem)},
             "extra_info": {"index": index, "problem": problem},
         }
         for index, problem in enumerate(problems(task, count, validation))

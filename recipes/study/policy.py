@@ -2,12 +2,11 @@
 
     python -m recipes.study.policy chains outputs/study/chains/policy
 
-Between a task (chains.py, legs.py) and train.py. As of the quick start's policy, the result is an ordinary Hugging Face
+Between a task (tasks.py) and train.py. As of the quick start's policy, the result is an ordinary Hugging Face
 folder, there as a whole or not at all; which one it is, task, sizes and steps decide.
 """
 
 import argparse
-import importlib
 import random
 from pathlib import Path
 
@@ -15,13 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from recipes.quickstart.policy import SPECIAL, save_whole, train_policy, with_chat
-
-TASKS = ("chains", "legs")
-STEPS = {"chains": 600, "legs": 400}
-
-
-def task_module(name: str):
-    return importlib.import_module(f"recipes.study.{name}")
+from recipes.study.tasks import TASKS
 
 
 def demonstration(task, rng: random.Random) -> tuple[str, str]:
@@ -64,10 +57,11 @@ def build(task_name: str, folder: Path, steps: int | None = None, hidden_size: i
     """Nothing, where the folder is there."""
     if folder.exists():
         return
-    task = task_module(task_name)
+    task = TASKS[task_name]
+    steps = steps or task.imitation_steps
     tokenizer, rng = build_tokenizer(task), random.Random(0)
-    batches = (demonstrations(task, tokenizer, rng, 64) for _ in range(steps or STEPS[task_name]))
-    model = train_policy(tokenizer, batches, steps or STEPS[task_name], hidden_size, layers)
+    batches = (demonstrations(task, tokenizer, rng, 64) for _ in range(steps))
+    model = train_policy(tokenizer, batches, steps, hidden_size, layers)
     save_whole(folder, model, tokenizer)
 
 

@@ -11,8 +11,9 @@ import torch
 from grail_verl.credit.answer import AnswerLocator, AnswerSpan
 from grail_verl.credit.rows import Row, Targets, targets_of
 from recipes.study import intervention
-from recipes.study.annotate import Annotation, Reading, annotate, annotation_of
-from recipes.study.policy import task_module
+from recipes.study.annotate import Annotation, annotate, annotation_of
+from recipes.study.segments import Reading
+from recipes.study.tasks import TASKS
 
 ROWS = 128  # at a time
 
@@ -36,7 +37,7 @@ class Response:
 def sample(model, tokenizer, task_name: str, wanted: int, most: int, seed: int) -> tuple[list[Response], dict]:
     """Responses to held-out problems at temperature 1: the first `wanted` wrong and correct ones, of `most` at most,
     and the counts of all that were drawn."""
-    task, locator, rng = task_module(task_name), AnswerLocator(tokenizer), random.Random(seed)
+    task, locator, rng = TASKS[task_name], AnswerLocator(tokenizer), random.Random(seed)
     torch.manual_seed(seed)
     counts = dict.fromkeys(("drawn", "in form", "correct", "only the answer wrong"), 0)
     kept: dict[bool, list[Response]] = {False: [], True: []}
@@ -44,7 +45,7 @@ def sample(model, tokenizer, task_name: str, wanted: int, most: int, seed: int) 
         problems = [task.draw_problem(rng, validation=True) for _ in range(2 * ROWS)]
         chats = [[{"role": "user", "content": problem}] for problem in problems]
         prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
-        sampled = intervention.generate(model, tokenizer, prompts, task.RESPONSE_TOKENS, sample=True)
+        sampled = intervention.generate(model, tokenizer, prompts, task.response_tokens, sample=True)
         for problem, prompt, tokens in zip(problems, prompts, sampled, strict=True):
             counts["drawn"] += 1
             ended = tokens[-1] == tokenizer.eos_token_id

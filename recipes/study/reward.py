@@ -4,7 +4,7 @@ The box is found as the plugin finds it (grail_verl/answer.py), the answer grade
 """
 
 from grail_verl.credit.answer import complete_boxes
-from recipes.study.policy import task_module
+from recipes.study.tasks import TASKS
 
 
 def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: dict) -> float:
@@ -20,4 +20,4 @@ def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_
         return 0.0
     _, opening, closing = max(boxes)
     answer = text[opening + 1 : closing].decode(errors="replace")
-    return float(task_module(data_source).score(answer, extra_info["problem"]) == 1.0)
+    return float(TASKS[data_source].score(answer, extra_info["problem"]) == 1.0)

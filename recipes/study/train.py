@@ -28,22 +28,13 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
-from recipes.study.policy import TASKS, build, task_module
+from recipes.study import truth
+from recipes.study.annotate import annotate
+from recipes.study.methods import METHODS
+from recipes.study.policy import build
 from recipes.study.reward import compute_score
+from recipes.study.tasks import TASKS
 
-METHODS = {
-    "grpo": ["algorithm.adv_estimator=grpo"],
-    "grail": ["algorithm.adv_estimator=grail"],
-    "oar_g": [
-        "algorithm.adv_estimator=grail", "+algorithm.grail.score=oar_g", "+algorithm.grail.weights=reshaped"
-    ],
-    "shuffled": [
-        "algorithm.adv_estimator=grail",
-        "+algorithm.grail.modules=[pkg://recipes.study.rules]",
-        "+algorithm.grail.weights=shuffled",
-    ],
-    "surprise": ["algorithm.adv_estimator=grail", "+algorithm.grail.score=surprise"],
-}
 STEPS, EVALUATE_EVERY = 40, 8
 PROMPTS, SAMPLES = 8, 8  # a step
 PROBLEMS, HELD_OUT, TRIES = 2048, 128, 3
@@ -65,7 +56,7 @@ def policy_folder(task: str) -> Path:
 def problems(task: str, count: int, validation: bool) -> list[str]:
     """The same for every run."""
     rng = random.Random(int(validation))
-    return [task_module(task).draw_problem(rng, validation) for _ in range(count)]
+    return [TASKS[task].draw_problem(rng, validation) for _ in range(count)]
 
 
 def overrides(run: Run) -> list[str]:
@@ -76,7 +67,7 @@ def overrides(run: Run) -> list[str]:
         f"data.seed={run.seed}",
         f"data.train_batch_size={PROMPTS}",
         "data.max_prompt_length=96",
-        f"data.max_response_length={task_module(run.task).RESPONSE_TOKENS}",
+        f"data.max_response_length={TASKS[run.task].response_tokens}",
         f"actor_rollout_ref.model.path={policy_folder(run.task)}",
         "actor_rollout_ref.model.use_remove_padding=False",
         f"actor_rollout_ref.actor.optim.lr={run.lr}",
@@ -190,6 +181,7 @@ class Trainer:
         for row, (problem, (tokens, log_probs, _)) in enumerate(zip(asked, responses, strict=True)):
             prompt, response = torch.tensor(self.prompt(problem)), torch.tensor(tokens)
             ones = torch.ones_like(response)
+            advantages = advantages_BT[row, : len(tokens)]
             for name, values in {
                 "prompts": prompt,
                 "responses": response,
@@ -197,7 +189,7 @@ class Trainer:
                 "position_ids": torch.arange(len(prompt) + len(response)),
                 "response_mask": ones,
                 "loss_mask": ones,
-                "advantages": advantages_BT[row, : len(tokens)],
+                "advantages": advantages * self.truth(problem, tokens, float(advantages[0])),
                 "old_log_probs": torch.tensor(log_probs),
             }.items():
                 rows.setdefault(name, []).append(values)
@@ -214,6 +206,20 @@ class Trainer:
         }
         nested = {name: torch.nested.as_nested_tensor(values, layout=torch.jagged) for name, values in rows.items()}
         return tu.get_tensordict(nested, non_tensor_dict=settings)
+
+    def truth(self, problem: str, tokens: list[int], advantage: float) -> torch.Tensor:
+        """(tokens,) weights of a method that knows the truth, what ends a response as its last token before; 1 for any
+        other method, and where a response leaves the task's form."""
+        weights = torch.ones(len(tokens))
+        if self.run.method in truth.WEIGHTS:
+            ended = tokens[-1] == self.tokenizer.eos_token_id
+            body = tokens[:-1] if ended else tokens
+            pieces = [self.tokenizer.decode([token], skip_special_tokens=True) for token in body]
+            note = annotate(self.run.task, problem, pieces)
+            if note is not None:
+                weights[: len(body)] = truth.WEIGHTS[self.run.method](note, advantage)
+                weights[len(body) :] = weights[len(body) - 1]
+        return weights
 
     async def train(self) -> dict[str, list]:
         """The curves: training metrics at every step, evaluations before, between and after."""

@@ -10,8 +10,7 @@ may be one too high, and what follows builds on that. It is given with the probl
 import random
 from dataclasses import replace
 
-from recipes.study.annotate import Reading
-from recipes.study.chains import Segment, held_out
+from recipes.study.segments import Reading, Segment, held_out
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank")
 THINGS = ("coins", "cards", "apples", "books", "stamps", "shells")

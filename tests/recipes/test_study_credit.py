@@ -14,15 +14,15 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from grail_verl import answer_saliency
 from grail_verl.credit.answer import AnswerLocator
 from grail_verl.credit.scores.hops import hop_shares
-from recipes.study import chains, credit, figures_credit, figures_hops, hop_variants, intervention, legs, word_problems
+from recipes.study import chains, credit, figures_credit, figures_hops, hop_variants, intervention, word_problems
 from recipes.study.annotate import annotate, annotation_of
 from recipes.study.carried import carried_saliency
 from recipes.study.hops import Variant, hop_scores, log_odds
 from recipes.study.policy import build_tokenizer
 from recipes.study.response import Response, groups, in_batch, mistake_sets, relevance_sets, row_of
 from recipes.study.separation import separation
+from recipes.study.tasks import FIRST, TASKS
 
-TASKS = {"chains": chains, "legs": legs}
 TOKENIZERS = {name: build_tokenizer(task) for name, task in TASKS.items()}
 
 
@@ -367,7 +367,7 @@ def test_a_cell_of_worked_solutions():
     wrong = [response for response in responses if not response.correct]
     results = cell["mistake"]["results"]
     assert results["responses"] == results["positives"] == len(wrong)
-    assert results["negatives"] == sum(chains.STEPS - len(response.mistakes) for response in wrong)
+    assert results["negatives"] == sum(FIRST["chains"].steps - len(response.mistakes) for response in wrong)
     position = [separation(np.arange(99.0)[None], *relevance_sets(response)["all"])[0, 0] for response in wrong]
     mean, low, high = cell["relevance"]["wrong"]["all"]["scores"]["position"]["auc"]
     assert mean == pytest.approx(np.mean(position), abs=1e-4) and low < mean < high

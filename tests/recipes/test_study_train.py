@@ -14,7 +14,9 @@ from recipes.study import curves, policy, sweep, train
 from recipes.study.document import DOCUMENTS, replace_block
 from recipes.study.reward import compute_score
 from recipes.study.rules import Shuffled
-from recipes.study.train import METHODS, Run
+from recipes.study.sweep import FIRST_METHODS
+from recipes.study.tasks import FIRST
+from recipes.study.train import Run
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def one_step(rank: int, folder: str) -> dict:
     """method → a run of a single step."""
     train.STEPS, train.EVALUATE_EVERY, train.HELD_OUT, train.PROMPTS = 1, 1, 4, 2
     train.policy_folder = lambda task: folder
-    return {method: traced(train.Trainer(Run("chains", method, 1e-2, seed=0))) for method in METHODS}
+    return {method: traced(train.Trainer(Run("chains", method, 1e-2, seed=0))) for method in FIRST_METHODS}
 
 
 def traced(trainer) -> dict:
@@ -114,7 +116,7 @@ def test_every_method_trains_verls_worker_from_the_same_responses(steps):
         # What was drawn before the first update: held-out problems, then the first prompts.
         assert result["drawn"][:2] == steps["grpo"]["drawn"][:2], method
     said = "algorithm.grail.score={} and algorithm.grail.weights={}"
-    assert {method: steps[method]["rule"] for method in METHODS if method != "grpo"} == {
+    assert {method: steps[method]["rule"] for method in FIRST_METHODS if method != "grpo"} == {
         "grail": said.format("saliency", "standardised"),
         "oar_g": said.format("oar_g", "reshaped"),
         "shuffled": said.format("saliency", "shuffled"),
@@ -148,14 +150,14 @@ def result(run: Run, sampled: float) -> dict:
 def test_rate_and_results_come_from_the_files(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "RESULTS", tmp_path)
     monkeypatch.setattr(curves, "RESULTS", tmp_path)
-    for place, lr in enumerate(sweep.RATES["legs"]):
-        for seed in sweep.TUNING_SEEDS:
+    for place, lr in enumerate(sweep.PLANS["legs"].rates):
+        for seed in sweep.PLANS["legs"].tuning_seeds:
             file = sweep.result_file(Run("legs", "grail", lr, seed), tuning=True)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(result(Run("legs", "grail", lr, seed), [0.3, 0.6, 0.5][place])))
-    assert sweep.chosen_rate("legs", "grail") == sweep.RATES["legs"][1]
+    assert sweep.chosen_rate("legs", "grail") == sweep.PLANS["legs"].rates[1]
 
-    for place, method in enumerate(METHODS):
+    for place, method in enumerate(FIRST_METHODS):
         for seed in range(3 + place):  # GRPO has the fewest: only these seeds count
             file = sweep.result_file(Run("legs", method, 1e-3, seed), tuning=False)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -182,6 +184,6 @@ def test_tables_go_where_the_page_marks_them(tmp_path):
 def test_the_page_shows_the_results():
     page = (DOCUMENTS / "training.md").read_text()
     found = curves.numbers()
-    assert {task: results["seeds"] for task, results in found.items()} == {t: list(sweep.SEEDS) for t in policy.TASKS}
+    assert {task: results["seeds"] for task, results in found.items()} == {t: list(sweep.PLANS[t].seeds) for t in FIRST}
     for name, text in curves.tables(found).items():
         assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page

@@ -1,0 +1,47 @@
+"""What the study compares: each method's overrides, as a user would give them to main_ppo.
+
+Beside train.py. GRPO and verl's own losses; rules of the plugin; controls, which have a rule's weights in other places
+(rules.py); and what knows the truth, whose weights train.py takes from truth.py.
+"""
+
+GRPO = ["algorithm.adv_estimator=grpo"]
+GRAIL = ["algorithm.adv_estimator=grail"]
+
+
+def rule(score: str, weights: str, *options: str) -> list[str]:
+    return [*GRAIL, f"+algorithm.grail.score={score}", f"+algorithm.grail.weights={weights}", *options]
+
+
+def control(score: str, weights: str, *options: str) -> list[str]:
+    return rule(score, weights, "+algorithm.grail.modules=[pkg://recipes.study.rules]", *options)
+
+
+def hops(count: int) -> str:
+    return f"+algorithm.grail.hops={count}"
+
+
+PRODUCT = "[saliency,surprise]"
+RULES = {
+    "grail": GRAIL,
+    "grail_all": [*GRAIL, "+algorithm.grail.rollouts=all"],
+    "oar_g": rule("oar_g", "reshaped"),
+    "surprise": rule("surprise", "standardised"),
+    "surprise_shares": rule("surprise", "proportional"),
+    "high_entropy": rule("entropy", "top_share"),
+    "grail_shares": rule("saliency", "proportional"),
+    "hops1_shares": rule("saliency", "proportional", hops(1)),
+    "hops3_shares": rule("saliency", "proportional", hops(3)),
+    "hops5_shares": rule("saliency", "proportional", hops(5)),
+    "hops3": rule("saliency", "standardised", hops(3)),
+    "carried": rule(PRODUCT, "proportional", hops(3)),
+    "carried_standardised": rule(PRODUCT, "standardised", hops(3)),
+}
+CONTROLS = {
+    "shuffled": control("saliency", "shuffled"),
+    "even_shares": control("surprise", "even_shares"),
+    "shuffled_shares": control("surprise", "shuffled_shares"),
+    "inverted_shares": control("surprise", "inverted_shares"),
+}
+LOSSES = {name: [*GRPO, f"actor_rollout_ref.actor.policy_loss.loss_mode={name}"] for name in ("kl_cov", "clip_cov")}
+TRUTHS = {name: GRPO for name in ("perfect", "no_filler")}
+METHODS = {"grpo": GRPO, **RULES, **CONTROLS, **LOSSES, **TRUTHS}

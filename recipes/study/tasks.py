@@ -1,0 +1,18 @@
+"""The study's tasks by their names.
+
+`chains` and `legs` are those of the credit benchmark and of the first comparison of rules (docs/study/training.md). The
+others have longer reasoning, in which one mistake hides among more tokens: so many steps without side computations, and
+as many with filler between them; questions after more animals.
+"""
+
+from recipes.study.chains import Chains
+from recipes.study.legs import Legs
+
+LENGTHS = (5, 8, 14, 20)
+FIRST = {"chains": Chains(), "legs": Legs()}
+LONGER = {
+    **{f"chains-{n}": Chains(n, 0, 0.0, 16 + 5 * n) for n in LENGTHS},
+    **{f"chains-{n}-filler": Chains(n, 0, 0.25, 16 + 5 * n) for n in LENGTHS},
+    "legs-8": Legs(8, 8, 144),
+}
+TASKS = FIRST | LONGER
