@@ -10,10 +10,11 @@ import ranks
 import torch
 
 from grail_verl import GrailConfig, RolloutBatch
-from recipes.study import curves, policy, sweep, train
+from recipes.study import curves, headroom, policy, sweep, train, truth
+from recipes.study.annotate import annotate
 from recipes.study.document import DOCUMENTS, replace_block
 from recipes.study.reward import compute_score
-from recipes.study.rules import Shuffled
+from recipes.study.rules import EvenShares, InvertedShares, Moved, Shuffled, ShuffledShares
 from recipes.study.sweep import FIRST_METHODS
 from recipes.study.tasks import FIRST
 from recipes.study.train import Run
@@ -52,6 +53,46 @@ def test_shuffled_weights_are_grails_in_other_places():
     assert len(places) > 4
     torch.manual_seed(0)
     assert torch.equal(Shuffled(GrailConfig()).token_weights(*batch()), found[0])
+
+
+def test_moved_shares_keep_their_sum_and_only_they_move():
+    torch.manual_seed(0)
+    config = GrailConfig(weights="proportional", total=4.0)
+    scores_BT, weighted_B, responses = batch()
+    ordered_T = Moved.__mro__[1](config).token_weights(scores_BT, weighted_B, responses)[0].tolist()
+    places = {
+        InvertedShares: [sorted(ordered_T[:5])[4 - sorted(ordered_T[:5]).index(value)] for value in ordered_T[:5]],
+        EvenShares: [0.8] * 5,
+    }
+    for rule in (ShuffledShares, InvertedShares, EvenShares):
+        weights_BT = rule(config).token_weights(scores_BT, weighted_B, responses)
+        if rule in places:
+            assert weights_BT[0, :5].tolist() == pytest.approx(places[rule])
+        else:
+            assert sorted(weights_BT[0, :5].tolist()) == pytest.approx(sorted(ordered_T[:5]))
+        assert weights_BT[0, 5:].tolist() == [0, 0, 0]  # the answer's
+        assert weights_BT[1].tolist() == [1] * 8  # of a right response
+
+
+PIECES = ["2", "+", "3", "=", "6", " hm", "*", "2", "=", "2", " \\boxed{", "2", "}"]  # 2 + 3 is 5; 6 * 2 is 2 mod 10
+
+
+@pytest.mark.parametrize(
+    ("method", "advantage", "weights"),
+    [
+        ("perfect", -0.5, [0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ("perfect", 0.5, [1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1]),
+        ("no_filler", -0.5, [1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_truth_weighs_what_the_construction_says(method, advantage, weights):
+    note = annotate("chains-5", "2+3*2", PIECES)
+    assert truth.WEIGHTS[method](note, advantage).tolist() == weights
+
+
+def test_blame_of_a_wrong_answer_without_a_wrong_step_is_the_answers():
+    note = annotate("chains-5", "2+3", ["2", "+", "3", "=", "5", " \\boxed{", "7", "}"])
+    assert truth.perfect(note, -1.0).tolist() == [0, 0, 0, 0, 0, 0, 4, 0]
 
 
 @pytest.mark.parametrize(
@@ -170,6 +211,15 @@ def test_rate_and_results_come_from_the_files(tmp_path, monkeypatch):
     assert sampled["area"]["oar_g"]["against_grpo"]["difference"] == pytest.approx(0.1 / 2)
     assert sampled["area"]["grpo"]["against_shuffled"]["difference"] == pytest.approx(-0.15 / 2)
     assert np.allclose(curves.curve(curves.load("legs", "grpo"), "sampled")[1][2], [0, 0.1, 0.2])
+
+
+def test_share_of_the_headroom_is_paired_by_seed():
+    grpo, perfect = [0.4, 0.5, 0.3], [0.6, 0.7, 0.5]
+    even = headroom.share([0.5, 0.6, 0.4], [grpo, perfect])
+    assert [even["share"], *even["interval"]] == pytest.approx([0.5] * 3)
+    one_seed_won_it_all = headroom.share([0.4, 0.5, 0.6], [grpo, perfect])  # that seed is in none of 3 draws, or in all
+    found = [one_seed_won_it_all["share"], *one_seed_won_it_all["interval"]]
+    assert found == pytest.approx([0.5, 0.0, 1.5])
 
 
 def test_tables_go_where_the_page_marks_them(tmp_path):

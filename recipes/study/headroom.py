@@ -1,0 +1,159 @@
+"""How much better credit could win, and what share of it each rule wins: numbers, a figure and tables.
+
+    python -m recipes.study.headroom
+
+Behind sweep.py, whose results it reads, beside curves.py. Writes results/headroom.json (every number below), the
+picture docs/study/headroom.png, and the tables of docs/study/headroom.md.
+
+A run counts as the area under its sampled accuracy over the number of steps. Headroom is what perfect credit adds to
+GRPO's; a rule's share of it is (rule − GRPO) / (perfect − GRPO). All are paired by seed: intervals are 95 % bootstrap
+intervals over seeds (percentile), p of the exact permutation test, as in curves.py.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+
+from recipes.study.curves import compared, curve, finish, load, summarised
+from recipes.study.document import DOCUMENTS, markdown_table, replace_block
+from recipes.study.sweep import ENDS, PLANS, RESULTS, chosen_rate, result_file, tuned_areas
+from recipes.study.tasks import LONGER
+from recipes.study.train import Run, area
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+PAGE = DOCUMENTS / "headroom.md"
+ENOUGH = 3  # times its standard error: where rules are compared
+RESAMPLES = 10_000
+
+
+def areas(task: str, method: str) -> dict[int, float]:
+    """By seed, of the runs that are there."""
+    return {run["run"]["seed"]: area(run["evaluation"], "sampled") for run in load(task, method)}
+
+
+def share(rule: Sequence[float], ends: Sequence[Sequence[float]]) -> dict:
+    """Of the headroom between the ends, and its interval over seeds, drawn for all three together."""
+    grpo, perfect = (np.asarray(values) for values in ends)
+    seeds = np.random.default_rng(0).integers(len(grpo), size=(RESAMPLES, len(grpo)))
+    won, room = (np.asarray(rule) - grpo)[seeds].mean(axis=1), (perfect - grpo)[seeds].mean(axis=1)
+    low, high = np.percentile(won / room, [2.5, 97.5])
+    of_all = (np.mean(rule) - grpo.mean()) / (perfect.mean() - grpo.mean())
+    return {"share": float(of_all), "interval": [float(low), float(high)]}
+
+
+def numbers() -> dict:
+    """{task: seeds, rates, headroom and each method's area}, of the seeds that all its methods have."""
+    found = {}
+    for task in LONGER:
+        by_method = {method: areas(task, method) for method in PLANS[task].compared}
+        seeds = sorted(set.intersection(*map(set, by_method.values())))
+        if len(seeds) < 2:
+            continue
+        values = {method: [of[seed] for seed in seeds] for method, of in by_method.items()}
+        ends = [values[end] for end in ENDS]
+        difference = np.subtract(*reversed(ends))
+        error = difference.std(ddof=1) / len(seeds) ** 0.5
+        found[task] = {
+            "seeds": seeds,
+            "headroom": {**compared(*reversed(ends)), "error": float(error)},
+            "methods": {
+                method: {
+                    "rate": chosen_rate(task, method),
+                    **summarised(values[method]),
+                    **({} if method == "grpo" else {"against_grpo": compared(values[method], values["grpo"])}),
+                    **({} if method in ENDS else {"of_headroom": share(values[method], ends)}),
+                }
+                for method in values
+            },
+        }
+    return found
+
+
+def has_room(results: Mapping) -> bool:
+    return results["headroom"]["difference"] >= ENOUGH * results["headroom"]["error"]
+
+
+def headroom_table(found: Mapping) -> str:
+    rows = []
+    for task, results in found.items():
+        room = results["headroom"]
+        ends = [f"{of['mean']:.3f} ({of['rate']:g})" for of in map(results["methods"].get, ENDS)]
+        enough = "yes" if has_room(results) else "no"
+        rows.append(
+            [task, len(results["seeds"]), *ends, f"{room['difference']:+.3f}", f"{room['error']:.3f}", enough]
+        )
+    head = ["task", "seeds", "GRPO (rate)", "perfect (rate)", "headroom", "its standard error", f"{ENOUGH} times that"]
+    return markdown_table(head, rows)
+
+
+def rules_table(found: Mapping) -> str:
+    """Where there is room."""
+    rows = []
+    for task, results in found.items():
+        for method, of in results["methods"].items() if has_room(results) else ():
+            against, part = of.get("against_grpo"), of.get("of_headroom")
+            rows.append(
+                [
+                    task,
+                    f"`{method}`",
+                    f"{of['rate']:g}",
+                    "{:.3f} ({:.3f}–{:.3f})".format(of["mean"], *of["interval"]),
+                    "{:+.3f} ({:+.3f} to {:+.3f}), p {:.3f}".format(
+                        against["difference"], *against["interval"], against["p"]
+                    )
+                    if against
+                    else "",
+                    "{:.2f} ({:.2f} to {:.2f})".format(part["share"], *part["interval"]) if part else "",
+                ]
+            )
+    return markdown_table(["task", "method", "rate", "area", "less GRPO's", "share of the headroom"], rows)
+
+
+def tuning_table() -> str:
+    """Area at each rate that was tried, of the methods all of whose runs are there."""
+    rows = []
+    for task in LONGER:
+        plan = PLANS[task]
+        for method in plan.methods:
+            tried = [Run(task, method, lr, seed) for lr in plan.rates for seed in plan.tuning_seeds]
+            if all(result_file(run, tuning=True).exists() for run in tried):
+                values, best = tuned_areas(task, method), chosen_rate(task, method)
+                cells = [f"**{value:.3f}**" if lr == best else f"{value:.3f}" for lr, value in values.items()]
+                rows.append([task, f"`{method}`", *cells])
+    rates = sorted({lr for task in LONGER for lr in PLANS[task].rates})
+    return markdown_table(["task", "method", *[f"{lr:g}" for lr in rates]], rows)
+
+
+def draw(found: Mapping) -> None:
+    """Sampled accuracy over training, where there is room."""
+    tasks = [task for task, results in found.items() if has_room(results)]
+    figure, axes = plt.subplots(1, len(tasks), figsize=(6.5 * len(tasks), 3.8), squeeze=False, layout="constrained")
+    for axis, task in zip(axes[0], tasks):
+        for method in found[task]["methods"]:
+            steps, values = curve(load(task, method), "sampled")
+            axis.plot(steps, values.mean(axis=0), label=method, lw=1.6, color="#1b1e23" if method == "grpo" else None)
+        finish(axis, f"{task}: sampled accuracy", "training step")
+        axis.legend(frameon=False, fontsize="small")
+    figure.savefig(DOCUMENTS / "headroom.png", dpi=130)
+    plt.close(figure)
+
+
+def tables(found: Mapping) -> dict[str, str]:
+    """The blocks of the page."""
+    return {"headroom": headroom_table(found), "rules": rules_table(found), "tuning": tuning_table()}
+
+
+def main() -> None:
+    found = numbers()
+    (RESULTS / "headroom.json").write_text(json.dumps(found, indent=1) + "\n")
+    draw(found)
+    for name, text in tables(found).items():
+        replace_block(PAGE, name, text)
+
+
+if __name__ == "__main__":
+    main()
