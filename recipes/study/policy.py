@@ -69,5 +69,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--hidden-size", type=int, default=96)
     given = parser.parse_args()
-    build(given.task, given.folder)
+    build(given.task, given.folder, hidden_size=given.hidden_size)

@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.study.methods import METHODS
 from recipes.study.policy import build
 from recipes.study.tasks import LONGER
 from recipes.study.train import Run, area, policy_folder
@@ -50,7 +49,12 @@ ENDS = ("grpo", "perfect")  # of the headroom
 PLANS = {
     "chains": Plan((5e-5, 1e-4, 2e-4, 4e-4, 8e-4), FIRST_METHODS, FIRST_METHODS, tuning_seeds=(100,)),
     "legs": Plan((1e-4, 3e-4, 6e-4), FIRST_METHODS, FIRST_METHODS, tuning_seeds=(100,)),
-    "chains-14": Plan(RATES, tuple(METHODS), (*ENDS, "carried", "surprise_shares")),
+    "chains-14": Plan(
+        RATES[1:],
+        (*ENDS, "carried", "surprise_shares", "grail", "even_shares"),
+        (*ENDS, "carried", "surprise_shares"),
+        tuning_seeds=(100,),
+    ),
     **{task: Plan(RATES, ENDS, ENDS, seeds=range(2)) for task in LONGER if task != "chains-14"},
 }
 

@@ -90,10 +90,10 @@ def gathers_of(work) -> tuple[int, int]:
 
 def one_pass(worker, recompute: bool) -> dict:
     """What one pass gathers, which blocks are whole when its backward pass reaches the first block, how often
-    each block is computed, and what comes out."""
+    each block is computed, at how many positions the head runs in each forward, and what comes out."""
     blocks = list(worker.engine.module.model.layers)
     inner = [getattr(block, "module", block) for block in blocks]  # FSDP1 wraps them
-    whole, runs = [], [0] * LAYERS
+    whole, runs, head = [], [0] * LAYERS, []
 
     def count(index):
         runs[index] += 1
@@ -105,6 +105,10 @@ def one_pass(worker, recompute: bool) -> dict:
     handles = [inner[0].input_layernorm.register_forward_hook(watch)]
     for index, block in enumerate(inner):
         handles.append(block.mlp.register_forward_pre_hook(lambda *_, index=index: count(index)))
+    outermost = worker.engine.module.get_output_embeddings()
+    handles.append(
+        outermost.register_forward_hook(lambda module, args, output: head.append(output.numel() // output.shape[-1]))
+    )
     found = engine_pass._memory_is_short
     engine_pass._memory_is_short = lambda: lambda: recompute
     data = batch()
@@ -114,7 +118,13 @@ def one_pass(worker, recompute: bool) -> dict:
         engine_pass._memory_is_short = found
         for handle in handles:
             handle.remove()
-    return {"gathers": gathers, "whole": whole, "runs": runs, "advantages": data["advantages"].values().tolist()}
+    return {
+        "gathers": gathers,
+        "whole": whole,
+        "runs": runs,
+        "head": head,
+        "advantages": data["advantages"].values().tolist(),
+    }
 
 
 def session(rank: int, policy: str, strategy: str, use_orig_params: bool) -> dict:
@@ -161,7 +171,8 @@ def test_a_micro_batch_gathers_each_block_once_each_way_and_reduces_nothing(pass
 
 
 def test_hops_gather_alike_whatever_a_ranks_memory(passes):
-    """FSDP2 walks the graph of one forward several times, the head's once; FSDP1 runs a forward for each hop."""
+    """FSDP2 walks the graph of one forward several times, the head's once; FSDP1 runs a forward for each hop, with the
+    head at one position behind the first."""
     for result in passes:
         forwards = {"fsdp": HOPS + 1, "fsdp2": 1}[result["strategy"]]
         roots = {"fsdp": HOPS + 1, "fsdp2": 2}[result["strategy"]]
@@ -169,6 +180,7 @@ def test_hops_gather_alike_whatever_a_ranks_memory(passes):
             assert result[name]["gathers"] == (SHARING + (forwards + HOPS + 1) * LAYERS + roots, 0)
             assert result[name]["whole"] == (HOPS + 1) * [[True] + [False] * (LAYERS - 1)]
         assert result["hops"]["runs"] == [forwards] * LAYERS
+        assert result["hops"]["head"][0] > 1 and result["hops"]["head"][1:] == (forwards - 1) * [1]
         assert result["hops, recomputed"]["runs"] == [forwards + HOPS + 1] * (LAYERS - 1) + [forwards]
         assert result["hops, recomputed"]["advantages"] == result["hops"]["advantages"]
         assert result["hops"]["advantages"] != result["kept"]["advantages"]

@@ -2,8 +2,8 @@
 
 One gradient of the answer sees what the answer reads directly, the last result. So each further hop takes the gradient
 of the log-likelihood of all the response's tokens, each weighted by what the hop before found at it. One forward and
-hops + 1 backward passes over the same graph where it can be walked again, all but the first through the blocks alone;
-else a forward for each.
+hops + 1 backward passes over the same graph where it can be walked again, else a forward for each; all but the first
+through the blocks alone.
 
 Shapes: R responses of a micro-batch, N tokens of them up to the answer's end; B, S, D as in leaf.py.
 """
@@ -49,17 +49,22 @@ def hop_shares(
         for hop in range(hops + 1):
             weight_BS1 = torch.zeros_like(targets.keep_BS, dtype=torch.float32)
             weight_BS1 = weight_BS1.masked_scatter(targets.keep_BS, weight_N)[..., None]
-            if hop == 0 or not again:
-                graph.close()
+            if hop == 0:
                 forward = leaf_graph(model, inputs, targets.keep_BS, leaf, recompute)
                 output, activation, at, hidden = graph.enter_context(forward)
                 gradient, slope_BSD = _from_the_head(
-                    output, at, hidden, weight_BS1, targets, loss_scale, retain_graph=again and hop < hops
+                    output, at, hidden, weight_BS1, targets, loss_scale, retain_graph=again and hops > 0
                 )
                 del output  # and with it all logits
-            else:
+            elif again:
                 weighted_BSD = _weighted(slope_BSD, weight_BS1)
                 (gradient,) = torch.autograd.grad(hidden, at, weighted_BSD, retain_graph=hop < hops)
+            else:
+                graph.close()
+                forward = leaf_graph(model, inputs, _one_position(targets.keep_BS), leaf, recompute)
+                output, activation, at, hidden = graph.enter_context(forward)
+                gradient = _past_the_head(output, at, hidden, _weighted(slope_BSD, weight_BS1))
+                del output
             score_BS = (gradient.float() * activation.detach().float()).norm(dim=-1)
             share_BS = _shares(score_BS, targets.response_BS, targets)
             yield share_BS
@@ -90,6 +95,22 @@ def _from_the_head(
     finally:
         hook.remove()
     return gradient, slopes[0]
+
+
+def _one_position(keep_BS: Tensor) -> Tensor:
+    """As little of the head as there can be."""
+    one_BS = torch.zeros_like(keep_BS)
+    one_BS[0, 0] = True
+    return one_BS
+
+
+def _past_the_head(output: ModelOutput, at: Tensor, hidden: Tensor, weighted_BSD: Tensor) -> Tensor:
+    """The gradient at the leaf of what the last block's output is given; the head's output gets none, but is walked:
+    FSDP1 begins a backward pass by a hook on the whole model's output."""
+    head = getattr(output, "log_probs", None)  # of verl's fused kernels
+    head = output.logits if head is None else head
+    (gradient,) = torch.autograd.grad([head, hidden], at, [torch.zeros_like(head), weighted_BSD])
+    return gradient
 
 
 def _weighted(slope_BSD: Tensor, weight_BS1: Tensor) -> Tensor:
