@@ -205,7 +205,6 @@ CASES = {
     "hops, fsdp packed": Case("tied", "fsdp", HOPS, [CHECKPOINTED]),
     "hops, fsdp padded, kept activations": Case("untied", "fsdp", HOPS, [PADDED, PLAIN]),
     "hops, fsdp packed, parameters as they were": Case("untied", "fsdp", HOPS, [CHECKPOINTED, ORIGINAL]),
-    "hops, fsdp, fused kernels": Case("untied", "fsdp", HOPS, [PLAIN, *FUSED]),
     "hops, fsdp2 packed": Case("untied", "fsdp2", HOPS, [CHECKPOINTED]),
     "hops, fsdp2 padded, by rows, kept activations": Case("tied", "fsdp2", HOPS, [PADDED, PLAIN, *BY_ROWS]),
     "hops, fsdp2 packed, not resharded": Case("untied", "fsdp2", HOPS, [NOT_RESHARDED]),
@@ -245,6 +244,7 @@ CASES = {
     "fused kernels, entropy by a pass": Case(
         "llama", "fsdp2", {"score": "entropy", "weights": "proportional"}, [PADDED, *FUSED]
     ),
+    "hops, fused kernels, fsdp packed": Case("mistral", "fsdp", HOPS, [PLAIN, *FUSED]),
     "fused kernels, fsdp2 padded": Case("qwen2", "fsdp2", {}, [PADDED, *FUSED]),
 }
 
