@@ -13,6 +13,7 @@ from grail_verl import GrailConfig, RolloutBatch
 from recipes.study import curves, headroom, policy, sweep, train, truth
 from recipes.study.annotate import annotate
 from recipes.study.document import DOCUMENTS, replace_block
+from recipes.study.methods import CONTROLS, LOSSES
 from recipes.study.reward import compute_score
 from recipes.study.rules import EvenShares, InvertedShares, Moved, Shuffled, ShuffledShares
 from recipes.study.sweep import FIRST_METHODS
@@ -114,7 +115,24 @@ def one_step(rank: int, folder: str) -> dict:
     """method → a run of a single step."""
     train.STEPS, train.EVALUATE_EVERY, train.HELD_OUT, train.PROMPTS = 1, 1, 4, 2
     train.policy_folder = lambda task: folder
-    return {method: traced(train.Trainer(Run("chains", method, 1e-2, seed=0))) for method in FIRST_METHODS}
+    found = {method: traced(train.Trainer(Run("chains", method, 1e-2, seed=0))) for method in FIRST_METHODS}
+    found["perfect"] = truth_of_tokens(train.Trainer(Run("chains", "perfect", 1e-2, seed=0)))
+    found["no truth"] = truth_of_tokens(train.Trainer(Run("chains", "grpo", 1e-2, seed=0)))
+    return found
+
+
+def truth_of_tokens(trainer) -> dict:
+    """text of a token → weight, of a wrong response; of one cut off before its end; of one that is no solution."""
+    found = {}
+    for name, text in {
+        "wrong": "2+3=6 hm*2=2 \\boxed{2}<|im_end|>", "cut": "2+3=6 hm*2=2 \\boxed{2}", "other": "hm<|im_end|>"
+    }.items():  # fmt: skip
+        tokens = trainer.tokenizer(text).input_ids
+        weights = trainer.truth("2+3*2", tokens, -1.0).tolist()
+        found[name] = [
+            (trainer.tokenizer.decode([token]), weight) for token, weight in zip(tokens, weights, strict=True)
+        ]
+    return found
 
 
 def traced(trainer) -> dict:
@@ -148,8 +166,21 @@ def steps(chains):
     return ranks.on_ranks(one_step, 1, str(chains))[0]
 
 
+def test_advantages_are_multiplied_by_what_a_method_knows(steps):
+    wrong, cut, other = (steps["perfect"][name] for name in ("wrong", "cut", "other"))
+    assert [place for place, (_, weight) in enumerate(wrong) if weight] == [4] and wrong[4] == ("6", truth.TOTAL)
+    assert cut == wrong[:-1] and wrong[-1] == ("<|im_end|>", 0.0)
+    assert all(weight == 1 for of in (other, *steps["no truth"].values()) for _, weight in of)
+
+
+def test_overrides_of_controls_and_verls_losses_pass_verls_checks_and_the_plugins():
+    for method in (CONTROLS | LOSSES).keys() - set(FIRST_METHODS):  # those are run
+        train.compose(train.overrides(Run("chains-14", method, 1e-4, seed=0)))
+
+
 def test_every_method_trains_verls_worker_from_the_same_responses(steps):
-    for method, result in steps.items():
+    for method in FIRST_METHODS:
+        result = steps[method]
         assert result["moved"] and result["handed over"], method
         assert result["worker"] == ("TrainingWorker" if method == "grpo" else "GrailTrainingWorker")
         assert [point["step"] for point in result["curves"]["evaluation"]] == [0, 1]
