@@ -51,7 +51,7 @@ PLANS = {
     "legs": Plan((1e-4, 3e-4, 6e-4), FIRST_METHODS, FIRST_METHODS, tuning_seeds=(100,)),
     "chains-14": Plan(
         RATES[1:],
-        (*ENDS, "carried", "surprise_shares", "grail", "even_shares"),
+        (*ENDS, "carried", "surprise_shares"),
         (*ENDS, "carried", "surprise_shares"),
         tuning_seeds=(100,),
     ),
