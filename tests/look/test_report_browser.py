@@ -434,6 +434,15 @@ def test_two_rules_stand_side_by_side(opened, tmp_path):
     one.locator(".token").first.hover()
     expect(page.get_by_role("tooltip")).to_contain_text("weight by surprise")
 
+    page.get_by_label("Colour by").select_option("hop 0")  # each by its own
+    note = page.get_by_role("tooltip").inner_text()
+    for side, name, own in zip((one, other), ("grail", "surprise"), (response, response["second"]), strict=True):
+        hop = own["channels"]["hop 0"]
+        assert share(side.locator(".token").nth(hop.index(max(hop[place] for place in places)))) == "100%"
+        assert float(re.search(rf"hop 0 by {name} ([\d.e+-]+)", note)[1]) == pytest.approx(hop[0], rel=1e-2)
+    assert "no hop 1 by grail" in note and re.search(r"hop 1 by surprise [\d.]", note)
+    assert note.count("surprise, −log p ") == 1  # the policy's
+
     page.get_by_label("Sort by").select_option("agreement of the rules")
     show_all(page)
     said = [float(re.search(r"rank correlation (-?[\d.]+)", text)[1])

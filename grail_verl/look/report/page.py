@@ -226,9 +226,6 @@ def _compact(response: Mapping, prompt: int) -> dict:
         "advantage": _digits(response["advantage"], 4),
         "answer": answer and [answer[name] for name in ("start", "content_start", "content_end", "end")],
         "mask": None if all(mask) else mask,
-        "channels": {
-            name: [_digits(value, 3) for value in values] for name, values in response.get("channels", {}).items()
-        },
     }
     if "second" in response:
         compact["second"] = _given(response["second"])
@@ -242,6 +239,7 @@ def _given(of: Mapping) -> dict:
         "weighted": of["weighted"],
         "weight": [_digits(value, 4) for value in of["weight"]],
         "score": None if all(value is None for value in score) else [_digits(value, 3) for value in score],
+        "channels": {name: [_digits(value, 3) for value in values] for name, values in of.get("channels", {}).items()},
     }
 
 
