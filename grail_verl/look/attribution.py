@@ -16,6 +16,7 @@ from grail_verl.look.agreement import rank_correlation, top_in_common
 from grail_verl.look.records import OF_THE_POLICY, response_record
 from grail_verl.look.report.colours import LIGHT
 from grail_verl.look.rollouts import Rollout
+from grail_verl.look.words import counted
 from grail_verl.printable import printable
 
 
@@ -102,7 +103,7 @@ class Attribution:
         return console.export_html(inline_styles=True, code_format='<pre style="white-space: pre-wrap">{code}</pre>')
 
     def _caption(self) -> str:
-        said = f"{len(self.tokens)} tokens" + " without a complete \\boxed{}" * (self.answer is None)
+        said = counted(len(self.tokens), "token") + " without a complete \\boxed{}" * (self.answer is None)
         if not self.weighted:
             return said + ", not weighted by their scores"
         before = self._before_answer(self.weight) or [1.0]

@@ -153,7 +153,8 @@ def test_rules_that_do_not_fit_end_in_a_line(policy, tmp_path, capsys):
     one = ["attribute", policy, "--prompt", "a", "--response", "b"]
     for rules, says in (
         (["carrid"], r"--rule 'carrid' is not allowed"),
-        (["surprise leaf=last"], "leaf='last' has no effect"),
+        (["surprise leaf=last"], "--rule 'surprise leaf=last': algorithm.grail.leaf='last' has no effect"),
+        (["grail std=-1", "surprise"], "--rule 'grail std=-1': algorithm.grail.std=-1 is not allowed"),
         (["surprise 'total=2"], "No closing quotation"),
         ([""], "--rule '' is not allowed"),
         (["grail", " "], "--rule ' ' is not allowed"),
@@ -162,6 +163,11 @@ def test_rules_that_do_not_fit_end_in_a_line(policy, tmp_path, capsys):
     ):
         with pytest.raises(SystemExit, match=f"^grail-verl attribute: .*{says}"):
             main([*one, *itertools.chain(*(["--rule", rule] for rule in rules))])
+    shared = [*one, "--rule", "grail", "--rule", "oar_g", "rollouts=all"]
+    with pytest.raises(SystemExit, match="^grail-verl attribute: --rule 'oar_g': algorithm.grail.rollouts='all' has "):
+        main(shared)
+    with pytest.raises(SystemExit, match="^grail-verl attribute: (?!--rule).*temperature"):  # no rule's
+        main([*shared[:-1], "--temperature", "0"])
     with pytest.raises(SystemExit):
         main([*one, *["--rule", "grail"] * 3])
     assert "--rule is there 3 times; allowed: once or twice" in capsys.readouterr().err

@@ -406,6 +406,13 @@ def test_links_lead_to_responses_and_figures_to_steps(opened, report):
     expect(page.get_by_text("Step 1, row 99 is not among the responses of this page.")).to_be_visible()
 
 
+def test_a_link_to_a_step_of_one_response_says_so(opened, tmp_path):
+    folder = report_records.write_run(tmp_path / "run", steps=[1, 2], rows=1)
+    (folder / "report").mkdir()
+    page = opened(path=write(folder / "report", records.read(folder)), link="#step-2")
+    expect(page.get_by_role("status").filter(has_text="1 response of step 2.")).to_be_visible()
+
+
 def test_two_rules_stand_side_by_side(opened, tmp_path):
     folder = report_records.write_run(tmp_path / "run", steps=[1, 2], two_rules=True, metrics=False)
     found = records.read(folder)
