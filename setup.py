@@ -4,6 +4,8 @@ Nothing here pulls in torch, verl or CUDA: whoever trains with verl has them, an
 sets that this project itself is run and tested with.
 """
 
+import os
+import re
 from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
@@ -30,11 +32,28 @@ STUDY = ["reasoning-gym", "scipy"]
 # The pages of docs/, a notebook among them.
 DOCS = ["mkdocs-material>=9.6,<10", "mkdocs-jupyter>=0.25"]
 
+VERSION = "0.1.0"
+
+# Where the source is: known to the workflow that publishes (.github/workflows/release.yml), and nowhere else.
+URL = os.environ.get("GRAIL_VERL_URL")
+
+
+def description() -> str:
+    """README as PyPI shows it, where none of its files are: relative links lead to the source at this version's tag."""
+
+    def absolute(found: re.Match) -> str:
+        before, place = found.groups()
+        return f"{before}{URL}/{'raw' if place.endswith('.svg') else 'blob'}/v{VERSION}/{place}"
+
+    text = Path("README.md").read_text(encoding="utf-8")
+    return re.sub(r"""(\]\(|src="|srcset=")(?!\w+:|#)([^)"]+)""", absolute, text) if URL else text
+
+
 setup(
     name="grail-verl",
-    version="0.1.0",
+    version=VERSION,
     description="GRAIL for verl: token-level credit from the gradient of a response's own answer, by one flag",
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=description(),
     long_description_content_type="text/markdown",
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
@@ -52,6 +71,7 @@ setup(
     project_urls={
         "GRAIL (paper)": "https://arxiv.org/abs/2606.04889",
         "verl": "https://github.com/verl-project/verl",
+        **({"Source": URL} if URL else {}),
     },
     python_requires=">=3.10,<3.13",
     packages=find_namespace_packages(include=["grail_verl*", "hydra_plugins*"]),

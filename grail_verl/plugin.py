@@ -29,6 +29,7 @@ def _register() -> None:
     when_imported("verl.trainer.ppo.rollout_corr_helper")(patches.rollout_correction)
     when_imported("verl.trainer.ppo.v1.trainer_base")(patches.trainer)
     when_imported("verl.trainer.ppo.ray_trainer")(patches.legacy_trainer)
+    when_imported("verl.utils.tracking")(patches.tracking)
     when_imported("verl.experimental.agent_loop.agent_loop")(patches.agent_loop)
     when_imported("verl.trainer.ppo.core_algos")(_register_estimator)
     when_imported("verl.workers.engine_workers")(_register_worker)

@@ -38,7 +38,10 @@ def some_response(generator, step: int, row: int, *, correct: bool, words=WORDS,
     }  # fmt: skip
     if changes.pop("two_rules", False):
         shares = np.where(np.arange(total) < start, generator.exponential(1, total), 0)
-        record["second"] = {"score": shares, "weight": 4 * shares / shares.sum() * mask, "weighted": True}
+        record["second"] = {
+            "score": shares, "weight": 4 * shares / shares.sum() * mask, "weighted": True,
+            "channels": {"hop 0": shares, "hop 1": 2 * shares},
+        }  # fmt: skip
     return response_record(**{**record, **changes})
 
 

@@ -52,6 +52,8 @@ EXPECTED = (
         for infer in ("", "infer_")
         for name in ("max_token_len_per_gpu", "micro_batch_size_per_gpu")
     ),
+    "verl.utils.tracking.Tracking.logger",
+    "verl.utils.tracking._TensorboardAdapter.writer",
     f"{ENGINE}.checkpoint_manager",
     f"{ENGINE}.lr_scheduler",
     "verl.workers.engine_workers.TrainingWorker.engine",
@@ -91,6 +93,9 @@ MENTIONS = {
     "verl.workers.rollout.vllm_rollout.utils": "VERL_RAY_JOB_ID",
     "verl.workers.rollout.vllm_rollout.vllm_rollout.ServerAdapter": "update_weights_from_ipc",
     "verl.utils.tracking": "VERL_FILE_LOGGER_PATH VERL_FILE_LOGGER_ROOT",
+    "verl.utils.tracking.Tracking.__init__": "tensorboard wandb",
+    "verl.trainer.ppo.v1.trainer_base.PPOTrainer.fit": "Tracking config to_container logger log data step",
+    "verl.trainer.ppo.ray_trainer.RayPPOTrainer.fit": "Tracking config to_container logger log data step",
     "verl.model_merger.base_model_merger": "--local_dir --target_dir --trust-remote-code --backend",
     "verl.model_merger.fsdp_model_merger": "fsdp_config.json",
 }

@@ -52,6 +52,7 @@ class GrailConfig:
         dump_dir: a folder for records of responses and their weights (look/records.py), written while training;
             None writes nothing.
         dump_responses: how many responses of a step are written there, over all ranks; at least 1.
+        log_pictures: once in so many steps figures of what is written there go to verl's logger; 0 for never.
 
     Raises:
         ValueError: a value out of range; names the option, the value and what is allowed.
@@ -74,6 +75,7 @@ class GrailConfig:
     share: float = 0.2
     dump_dir: str | None = None
     dump_responses: int = 32
+    log_pictures: int = 0
 
     def __post_init__(self):
         if not isinstance(self.weights, str):
@@ -108,9 +110,10 @@ class GrailConfig:
             raise _bad_value("hops", self.hops, f"a whole number from 0 to {HOPS}")
         if self.dump_dir is not None and not _is_path(self.dump_dir):
             raise _bad_value("dump_dir", self.dump_dir, "a folder")
-        count = self.dump_responses
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise _bad_value("dump_responses", count, "a whole number >= 1")
+        for name, least in (("dump_responses", 1), ("log_pictures", 0)):
+            count = getattr(self, name)
+            if isinstance(count, bool) or not isinstance(count, int) or count < least:
+                raise _bad_value(name, count, f"a whole number >= {least}")
 
     @property
     def scores(self) -> list[str]:

@@ -17,7 +17,8 @@ from grail_verl.credit.rows import Row, dense_scores, rows_of
 from grail_verl.credit.scores import SCORES, Score
 from grail_verl.credit.weights import WEIGHTS
 
-EVERYONES = frozenset({"score", "weights", "modules", "dump_dir", "dump_responses"})  # options that every rule reads
+OF_RECORDS = frozenset({"dump_responses", "log_pictures"})  # options about what dump_dir holds
+EVERYONES = OF_RECORDS | {"score", "weights", "modules", "dump_dir"}  # options that every rule reads
 
 
 class Rule:
@@ -74,10 +75,9 @@ class Rule:
             raise ValueError(
                 f"{SECTION}.modules={section['modules']!r} has no effect with {self.names}, which are this package's"
             )
-        if "dump_responses" in section and self.config.dump_dir is None:
-            raise ValueError(
-                f"{SECTION}.dump_responses={section['dump_responses']!r} has no effect without {SECTION}.dump_dir"
-            )
+        if self.config.dump_dir is None:
+            for option in sorted(section.keys() & OF_RECORDS):
+                raise ValueError(f"{SECTION}.{option}={section[option]!r} has no effect without {SECTION}.dump_dir")
 
     def refuse_lacking(self, lacking: Iterable[str], who: str) -> None:
         """Raises ValueError: the rule needs a field of RolloutBatch that is among those `who` does not hand over."""

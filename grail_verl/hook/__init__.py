@@ -9,6 +9,7 @@
     worker.py        the hook, step by step; batch.py verl's data, engine_pass.py the pass, metrics.py
     sharing.py       who scores which rows: all ranks do alike
     dump.py          records of a run; claim.py keeps a second run out of their folder
+    pictures.py      figures of them in verl's logger
     failure.py       a rank that fails ends the others too
     truncation.py    an agent loop that masks truncated responses
 """

@@ -8,6 +8,7 @@ the estimator and the checked options as they are when the trainer starts (`opti
 
 import copy
 import difflib
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -55,6 +56,7 @@ def prepare(config: DictConfig) -> None:
     rule.refuse_unread(_chosen(section or {}))
     _refuse_unserved(config, rule)
     _refuse_lost_weights(config)
+    _refuse_unseen_pictures(config, options)
     # The legacy trainer asks again, with the path made absolute, where the folder may not be.
     looked_at = is_prepared(config.algorithm) and os.path.isabs(options.dump_dir or "")
     if options.dump_dir is not None and not looked_at:
@@ -167,6 +169,22 @@ def _dump_folder(folder: str) -> str:
         else:
             return str(path)
     raise ValueError(f"{SECTION}.dump_dir={folder!r} {why}; allowed: a folder to write, new or with records of the run")
+
+
+def _refuse_unseen_pictures(config: DictConfig, options: GrailConfig) -> None:
+    if not options.log_pictures:
+        return
+    from grail_verl.hook.pictures import TAKERS
+
+    given, loggers = f"{SECTION}.log_pictures={options.log_pictures}", config.trainer.logger
+    loggers = [loggers] if isinstance(loggers, str) else list(loggers)
+    if TAKERS.keys().isdisjoint(loggers):
+        raise ValueError(
+            f"{given} has no effect with trainer.logger={loggers}, none of which takes pictures; allowed: "
+            f"{' or '.join(TAKERS)} among them"
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(f"{given} needs matplotlib, which is not installed: pip install 'grail-verl[report]'")
 
 
 def _refuse_unserved(config: DictConfig, rule: "Rule") -> None:

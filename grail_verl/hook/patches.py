@@ -71,6 +71,34 @@ def agent_loop(module: ModuleType) -> None:
     _replace(module.AgentLoopWorker, "_compute_score", {"outputs", "kwargs"}, wrap)
 
 
+def tracking(module: ModuleType) -> None:
+    """verl.utils.tracking.Tracking: all that a trainer hands its backends of a step are numbers. It is made with the
+    whole config, and its `log` knows a step's number and comes when its records are written."""
+
+    def made(original):
+        signature = inspect.signature(original)
+
+        def make(self, *args, **kwargs):
+            original(self, *args, **kwargs)
+            from grail_verl.hook.pictures import pictures_of
+
+            config = signature.bind(self, *args, **kwargs).arguments.get("config")
+            self.grail_pictures = pictures_of(config, self.logger)
+
+        return make
+
+    def logged(original):
+        def log(self, data, step, *args, **kwargs):
+            original(self, data, step, *args, **kwargs)
+            if self.grail_pictures is not None:
+                self.grail_pictures.log(data, step)
+
+        return log
+
+    _replace(module.Tracking, "__init__", {"default_backend", "config"}, made)
+    _replace(module.Tracking, "log", {"data", "step"}, logged)
+
+
 def multi_trajectory_advantage(module: ModuleType) -> None:
     """verl.trainer.ppo.v1.utils.compute_advantage_for_multi_trajectories: it gives sessions with several
     outputs GRPO's treatment (statistics over final outputs, then broadcast) only if the estimator's name

@@ -42,6 +42,7 @@ from grail_verl.look.records import SETTINGS, Writer, rule_settings
 from grail_verl.look.rollouts import Rollout
 from grail_verl.look.rules import options_of
 from grail_verl.look.scoring import TOKENS, attributions
+from grail_verl.look.words import counted
 from grail_verl.model import find_model
 
 
@@ -88,6 +89,10 @@ def checked(options: dict, temperature: float = 1.0) -> Rule:
     """Raises ValueError: an option that is unknown, out of range, or without effect here; or a temperature by which no
     logits can be divided."""
     divisor(temperature)
+    return _rule(options)
+
+
+def _rule(options: dict) -> Rule:
     config = GrailConfig.from_options(options)
     rule = Rule(config)
     rule.refuse_unread(options)
@@ -134,7 +139,7 @@ def run(options: argparse.Namespace) -> None:
     """
     _require_fitting(options)
     with mendable(ValueError, OSError, YAMLError):
-        rules = [checked(each, options.temperature) for each in _options_of_rules(options)]
+        rules = _rules(options)
         if options.rollouts is None:
             given = [Rollout(options.prompt, options.response)]
         else:
@@ -171,16 +176,27 @@ def run(options: argparse.Namespace) -> None:
             "tokenizer's chat template does not account for them", soft_wrap=True,
         )
     counts = " and ".join(f"{count:,}" for count in weighted)
-    said = f"{len(encoded):,} responses, {counts} weighted; to draw them: grail-verl report {options.out}"
+    said = f"{counted(len(encoded), 'response')}, {counts} weighted; to draw them: grail-verl report {options.out}"
     console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
-def _options_of_rules(options: argparse.Namespace) -> list[dict]:
-    rules = [shlex.split(rule) for rule in options.rule]
-    if [] in rules:
-        blank = options.rule[rules.index([])]
+def _rules(options: argparse.Namespace) -> list[Rule]:
+    """Raises ValueError as `checked` does; of a rule that was named, with its name."""
+    divisor(options.temperature)
+    words = [shlex.split(rule) for rule in options.rule]
+    if [] in words:
+        blank = options.rule[words.index([])]
         raise ValueError(f"--rule {blank!r} is not allowed; allowed: presets, options, or both")
-    return [options_of(words, options.options) for words in rules or [[]]]
+    if not words:
+        return [_rule(options_of([], options.options))]
+    rules = []
+    for name, of_rule in zip(options.rule, words, strict=True):
+        written = options_of(of_rule, options.options)
+        try:
+            rules.append(_rule(written))
+        except ValueError as error:
+            raise ValueError(f"--rule {name!r}: {error}") from error
+    return rules
 
 
 def _show(console: Console, of_rules: Sequence[Attribution], names: Sequence[str]) -> None:

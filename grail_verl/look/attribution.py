@@ -13,9 +13,10 @@ from rich.text import Text
 
 from grail_verl.credit.answer import AnswerSpan
 from grail_verl.look.agreement import rank_correlation, top_in_common
-from grail_verl.look.records import response_record
+from grail_verl.look.records import OF_THE_POLICY, response_record
 from grail_verl.look.report.colours import LIGHT
 from grail_verl.look.rollouts import Rollout
+from grail_verl.look.words import counted
 from grail_verl.printable import printable
 
 
@@ -46,7 +47,12 @@ class Attribution:
 
     def record(self, second: "Attribution | None" = None) -> dict:
         """As records.py writes it; with what another rule gives the same response."""
-        given = self.rollout
+        given, channels = self.rollout, self.channels
+        if second is not None:
+            shared = {name: values for name, values in second.channels.items() if name in OF_THE_POLICY}
+            own = {name: values for name, values in second.channels.items() if name not in shared}
+            channels = {**shared, **channels}
+            second = {"score": second.score, "weight": second.weight, "weighted": second.weighted, "channels": own}
         return response_record(
             step=given.step,
             row=given.row,
@@ -59,8 +65,8 @@ class Attribution:
             answer=self.answer,
             reward=given.reward,
             weighted=self.weighted,
-            channels={**(second.channels if second else {}), **self.channels},
-            second=second and {"score": second.score, "weight": second.weight, "weighted": second.weighted},
+            channels=channels,
+            second=second,
         )
 
     def show(self) -> None:
@@ -97,7 +103,7 @@ class Attribution:
         return console.export_html(inline_styles=True, code_format='<pre style="white-space: pre-wrap">{code}</pre>')
 
     def _caption(self) -> str:
-        said = f"{len(self.tokens)} tokens" + " without a complete \\boxed{}" * (self.answer is None)
+        said = counted(len(self.tokens), "token") + " without a complete \\boxed{}" * (self.answer is None)
         if not self.weighted:
             return said + ", not weighted by their scores"
         before = self._before_answer(self.weight) or [1.0]

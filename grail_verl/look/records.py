@@ -31,8 +31,10 @@ from grail_verl.credit.config import SECTION, GrailConfig
 
 SETTINGS, RESPONSES, METRICS = "settings.json", "responses-{}.jsonl", "metrics.jsonl"
 PASS_RATE = "pass_rate"  # of metrics: of the whole rollout batch, not of the responses written
+OF_THE_POLICY = ("surprise", "entropy", "ratio")  # channels that are the same by any rule
 DIGITS = 6  # significant ones of a score or weight: float32's, without the noise behind them
 CHANNEL_DIGITS = 4  # of what is there to be looked at
+BLOCK = 1 << 20  # bytes that are read at once from a file's end
 
 
 def response_record(
@@ -68,7 +70,7 @@ def response_record(
         channels: what else is known of each token, name → (T,); left out where nothing is: "surprise", "entropy",
             "ratio" of its probability before the update to that of the rollout, a factor of the score by its name,
             "hop 0" … of saliency.
-        second: another rule's "score", "weight" and "weighted", as above.
+        second: another rule's "score", "weight", "weighted" and "channels", as above; those of the policy are above.
     """
     record = {
         "step": step,
@@ -76,25 +78,31 @@ def response_record(
         "prompt": prompt,
         "tokens": list(tokens),
         "mask": [int(own) for own in mask],
-        **_given(score, weight, weighted),
+        **_given(score, weight, weighted, channels),
         "advantage": _finite(advantage),
         "answer": None if answer is None else dataclasses.asdict(answer),
         "reward": _finite(reward),
     }
-    if channels:
-        record["channels"] = {name: [_rounded(value, CHANNEL_DIGITS) for value in channels[name]] for name in channels}
     if second is not None:
         record["second"] = _given(**second)
     return record
 
 
-def _given(score: Sequence[float] | None, weight: Sequence[float], weighted: bool) -> dict:
+def _given(
+    score: Sequence[float] | None,
+    weight: Sequence[float],
+    weighted: bool,
+    channels: Mapping[str, Sequence[float]] | None = None,
+) -> dict:
     """What a rule gave a response's tokens."""
-    return {
+    given = {
         "score": [None] * len(weight) if score is None else list(map(_rounded, score)),
         "weight": list(map(_rounded, weight)),
         "weighted": weighted,
     }
+    if channels:
+        given["channels"] = {name: [_rounded(value, CHANNEL_DIGITS) for value in channels[name]] for name in channels}
+    return given
 
 
 def _finite(value: float | None) -> float | None:
@@ -166,6 +174,7 @@ def rule_settings(config: GrailConfig, bounds: tuple[float, float], name: str | 
 def _options(config: GrailConfig) -> dict:
     options = dataclasses.asdict(config)
     del options["dump_dir"]  # where the records lie can change, and a report may be for others to read
+    del options["log_pictures"]  # changes nothing of them
     return options
 
 
@@ -258,7 +267,7 @@ class Records:
         if "second" not in self.settings:
             return None
         settings = {name: value for name, value in self.settings.items() if name != "second"}
-        responses = [{**response, **response["second"]} for response in self.responses]
+        responses = [{**response, "channels": {}, **response["second"]} for response in self.responses]
         return Records({**settings, **self.settings["second"]}, responses, {})
 
 
@@ -279,6 +288,49 @@ def read(folder: str | Path) -> Records:
     for place, line, _ in _lines(folder / METRICS, _is_metrics):
         _put(metrics, line["step"], line["metrics"], place)
     return Records(settings, [responses[key] for key in sorted(responses)], dict(sorted(metrics.items())))
+
+
+def read_last(folder: str | Path) -> Records:
+    """Of a folder's responses those of the last step alone, without metrics: as fast after a thousand steps.
+
+    Raises:
+        ValueError: it holds no settings, or a line is no record; names the file.
+        OSError: a file cannot be read.
+    """
+    folder = Path(folder)
+    settings = _settings(folder)
+    responses = [{**record, "rank": rank} for rank, path in _by_rank(folder).items() for record in _of_last_step(path)]
+    last = max((response["step"] for response in responses), default=None)
+    responses = [response for response in responses if response["step"] == last]
+    return Records(settings, sorted(responses, key=lambda one: (one["rank"], one["row"])), {})
+
+
+def _of_last_step(path: Path) -> Iterator[dict]:
+    step = None
+    for line in _backwards(path):
+        try:
+            record = json.loads(line)
+        except ValueError:  # cut off, or behind the last line's end
+            continue
+        if not _is_response(record):
+            raise ValueError(f"{path}: a line that is JSON, but no record")
+        if step not in (None, record["step"]):
+            return
+        step = record["step"]
+        yield record
+
+
+def _backwards(path: Path) -> Iterator[bytes]:
+    """A file's lines, the last one first."""
+    with path.open("rb") as file:
+        place, rest = file.seek(0, os.SEEK_END), b""
+        while place > 0:
+            start = max(place - BLOCK, 0)
+            file.seek(start)
+            rest, *lines = (file.read(place - start) + rest).split(b"\n")
+            yield from reversed(lines)
+            place = start
+        yield rest
 
 
 def _put(found: dict, key: object, value: Mapping, place: str) -> None:
@@ -341,7 +393,7 @@ def _is_response(value: object) -> bool:
             "step": int(), "row": int(), "prompt": str(), "tokens": [*tokens], "mask": [*mask],
             "advantage": advantage, "answer": answer, "reward": reward,
         }:  # fmt: skip
-            count, channels, second = len(tokens), value.get("channels", {}), value.get("second")
+            count, second = len(tokens), value.get("second")
             return (
                 len(mask) == count
                 and all(isinstance(token, str) for token in tokens)
@@ -349,8 +401,6 @@ def _is_response(value: object) -> bool:
                 and _are_numbers(each for each in (advantage, reward) if each is not None)
                 and (answer is None or _is_span(answer, count))
                 and _is_given(value, count)
-                and isinstance(channels, dict)
-                and all(_is_of_tokens(channel, count) for channel in channels.values())
                 and (second is None or _is_given(second, count))
             )
     return False
@@ -359,7 +409,13 @@ def _is_response(value: object) -> bool:
 def _is_given(value: object, count: int) -> bool:
     match value:
         case {"score": score, "weight": weight, "weighted": bool()}:
-            return _is_of_tokens(score, count) and _is_of_tokens(weight, count)
+            channels = value.get("channels", {})
+            return (
+                _is_of_tokens(score, count)
+                and _is_of_tokens(weight, count)
+                and isinstance(channels, dict)
+                and all(_is_of_tokens(channel, count) for channel in channels.values())
+            )
     return False
 
 

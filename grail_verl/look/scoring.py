@@ -166,7 +166,7 @@ class _ScoreAndHops:
         config = self.score.config
         with torch.set_grad_enabled(self.score.model_pass == "gradient"):
             if type(self.score) is Saliency and config.hops > 0:
-                shares = list(hop_shares(model, inputs, targets, config.hops, config.leaf, **passes))
+                shares = hop_shares(model, inputs, targets, config.hops, config.leaf, **passes)
                 return torch.stack([sum(shares), *shares], dim=-1)
             return self.score.of_positions(model, inputs, targets, **passes)[..., None]
 

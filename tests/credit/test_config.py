@@ -30,6 +30,7 @@ def test_defaults_are_the_published_ones_except_occurrence():
         "share": 0.2,
         "dump_dir": None,  # nothing is written
         "dump_responses": 32,
+        "log_pictures": 0,
     }
 
 
@@ -69,6 +70,8 @@ def test_defaults_are_the_published_ones_except_occurrence():
         ({"dump_responses": 0}, ["algorithm.grail.dump_responses=0", "a whole number >= 1"]),
         ({"dump_responses": True}, ["algorithm.grail.dump_responses=True", "a whole number >= 1"]),
         ({"dump_responses": 1.5}, ["algorithm.grail.dump_responses=1.5", "a whole number >= 1"]),
+        ({"log_pictures": -1}, ["algorithm.grail.log_pictures=-1", "a whole number >= 0"]),
+        ({"log_pictures": False}, ["algorithm.grail.log_pictures=False", "a whole number >= 0"]),
         (0.3, ["algorithm.grail=0.3", "not a section"]),
     ],
 )

@@ -9,6 +9,7 @@ from grail_verl import AnswerLocator, GrailConfig, attribute
 from grail_verl.credit.config import HOPS
 from grail_verl.credit.rows import Row, response_scores, targets_of
 from grail_verl.credit.rule import Rule
+from grail_verl.credit.scores.hops import hop_shares
 
 pytestmark = pytest.mark.fast
 
@@ -89,6 +90,14 @@ def test_a_backward_pass_that_fails_half_way_leaves_nothing_behind(monkeypatch):
     with pytest.raises(RuntimeError, match="out of memory, say"):
         attribute(*TEXTS[0], model, tokenizer, hops=3)
     assert len(calls) == 2 and tiny.traces(model) == before and torch.is_grad_enabled()
+
+
+def test_whoever_looks_at_the_first_hop_alone_leaves_nothing_behind():
+    """Each hop is another backward pass over a graph whose hooks are the model's: they go with the call."""
+    model, row = tiny.model().eval(), rows_and_answers(tiny.tokenizer())[0][0]
+    before, ids_1S = tiny.traces(model), row.input_ids[None]
+    shares = iter(hop_shares(model, {"input_ids": ids_1S}, targets_of([row], [(0, 0)], ids_1S.shape, "cpu"), hops=2))
+    assert next(shares).sum().item() == pytest.approx(1.0) and tiny.traces(model) == before
 
 
 def test_the_first_backward_pass_is_scaled_for_float16():

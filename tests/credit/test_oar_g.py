@@ -114,7 +114,7 @@ def test_float16_gradients_are_scaled():
         (
             ["+algorithm.grail.std=0.3"],
             "algorithm.grail.std=0.3 has no effect with algorithm.grail.score=oar_g and algorithm.grail.weights="
-            "reshaped; allowed: dump_dir, dump_responses, modules, occurrence, score, weights",
+            "reshaped; allowed: dump_dir, dump_responses, log_pictures, modules, occurrence, score, weights",
         ),
         (
             ["actor_rollout_ref.model.use_fused_kernels=True"],

@@ -398,8 +398,9 @@ def test_an_option_belongs_to_the_score_or_the_weights_that_read_it(score, weigh
                 rule.refuse_unread(section)
     dumped = {"score": score, "weights": weights, "occurrence": "last", "dump_dir": "records", "dump_responses": 3}
     Rule(GrailConfig(**dumped)).refuse_unread(dumped)
-    with pytest.raises(ValueError, match="dump_responses=3 has no effect without"):
-        Rule(GrailConfig(score=score, weights=weights)).refuse_unread({"dump_responses": 3})
+    for option in ("dump_responses", "log_pictures"):
+        with pytest.raises(ValueError, match=f"{option}=3 has no effect without"):
+            Rule(GrailConfig(score=score, weights=weights)).refuse_unread({option: 3})
 
 
 def test_who_is_scored():

@@ -14,6 +14,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 from legacy import LEGACY
+from pictures import drawn, in_tensorboard, same
 from runs import FSDP2, boxing_policy, check, main_ppo, problems, train
 
 from grail_verl import __main__ as command
@@ -160,6 +161,7 @@ def test_trains_validates_saves_and_resumes(home):
         "trainer.resume_mode=auto", "trainer.save_freq=1",
         "trainer.test_freq=1", "trainer.val_before_train=True",
         "+algorithm.grail.dump_dir=records", "+algorithm.grail.dump_responses=7", "trainer.rollout_data_dir=rollouts",
+        "+algorithm.grail.log_pictures=2", "trainer.logger=[console,file,tensorboard]",
     ]
     metrics = train(home, "first.jsonl", *overrides)
     assert sorted(metrics) == [0, 1, 2] and all(any("val-" in name for name in metrics[step]) for step in metrics)
@@ -171,6 +173,8 @@ def test_trains_validates_saves_and_resumes(home):
             "pass_rate": metrics[step]["critic/score/mean"],  # rewards are 0 and 1
             **{name.removeprefix("actor/grail/"): value for name, value in metrics[step].items() if "grail" in name},
         })  # fmt: skip
+    (events,) = (home / "tensorboard_log").glob("*/*")
+    assert (shown := in_tensorboard(events)) and same(shown, drawn(home / "records", 2))
     check_against_rollouts(found.responses, home / "rollouts")
     check_against_attribution(found.responses, home)
     check_what_was_handed_over(home, entropy=True)

@@ -251,7 +251,7 @@ def test_off_leaves_the_config_as_it_is():
         (
             ["+algorithm.grail.score=surprise", "+algorithm.grail.leaf=last"],
             "algorithm.grail.leaf='last' has no effect with algorithm.grail.score=surprise and algorithm.grail.weights="
-            "standardised; allowed: dump_dir, dump_responses, mean, modules, occurrence, rollouts, score, st",
+            "standardised; allowed: dump_dir, dump_responses, log_pictures, mean, modules, occurrence, rollouts, sc",
         ),
         (
             ["+grail=high_entropy", "+algorithm.grail.occurrence=first"],

@@ -113,7 +113,7 @@ def test_options_and_presets_are_those_that_there_are():
 
 def test_versions_are_said_once():
     """setup.py has it; what cites or lists changes names none of its own that differs."""
-    version = re.search(r'version="(.*)"', (ROOT / "setup.py").read_text(encoding="utf-8"))[1]
+    version = re.search(r'VERSION = "(.*)"', (ROOT / "setup.py").read_text(encoding="utf-8"))[1]
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert changes.split("\n## ")[1].split()[0].strip(",") == version
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))

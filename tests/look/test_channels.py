@@ -107,8 +107,34 @@ def test_two_rules_are_each_what_they_are_alone(policy, tmp_path, capsys):
     for found, first, second in zip(both.responses, alone[0].responses, alone[1].responses, strict=True):
         names = ("score", "weight", "weighted")
         assert [found[name] for name in names] == [first[name] for name in names]
-        assert found["second"] == {name: second[name] for name in names}
-        assert found["channels"] == {**second["channels"], **first["channels"]}
+        assert [found["second"][name] for name in names] == [second[name] for name in names]
+        assert found["channels"] == first["channels"]
+        assert found["second"].get("channels", {}) == without_policys(second["channels"])
+
+
+def without_policys(channels: dict) -> dict:
+    """What is the rule's own, not the same by any."""
+    return {name: values for name, values in channels.items() if name not in ("surprise", "entropy")}
+
+
+@pytest.mark.parametrize("rules", [("hops=1", "hops=2 leaf=last"), ("hops=2 leaf=last", "hops=1")])
+def test_hops_from_two_leaves_are_each_rules_own(policy, tmp_path, rules):
+    both = attributed(policy, tmp_path, "--rule", rules[0], "--rule", rules[1], "rollouts=all").responses[0]
+    of_rules = both["channels"], both["second"]["channels"]
+    for rule, found in zip(rules, of_rules, strict=True):
+        alone = attribute(PROMPT, RESPONSE, policy, **options_of(rule.split()))
+        hops = {name: values for name, values in alone.channels.items() if name.startswith("hop ")}
+        assert {name for name in found if name.startswith("hop ")} == hops.keys()
+        for name, values in hops.items():
+            assert found[name] == pytest.approx(values, rel=1e-3, abs=1e-6)
+    assert of_rules[0]["hop 0"] != of_rules[1]["hop 0"]
+
+
+def test_what_is_the_score_of_the_first_rule_is_there_by_the_second(policy, tmp_path):
+    """−log p is the policy's, whichever rule told it."""
+    both = attributed(policy, tmp_path, "--rule", "surprise", "--rule", "carried hops=0", "rollouts=all").responses[0]
+    assert both["channels"]["surprise"] == pytest.approx(both["score"], rel=1e-3)
+    assert both["second"]["channels"].keys() == {"saliency"}
 
 
 def test_the_command_shows_both_rules_on_one_response(policy, capsys):
@@ -127,7 +153,8 @@ def test_rules_that_do_not_fit_end_in_a_line(policy, tmp_path, capsys):
     one = ["attribute", policy, "--prompt", "a", "--response", "b"]
     for rules, says in (
         (["carrid"], r"--rule 'carrid' is not allowed"),
-        (["surprise leaf=last"], "leaf='last' has no effect"),
+        (["surprise leaf=last"], "--rule 'surprise leaf=last': algorithm.grail.leaf='last' has no effect"),
+        (["grail std=-1", "surprise"], "--rule 'grail std=-1': algorithm.grail.std=-1 is not allowed"),
         (["surprise 'total=2"], "No closing quotation"),
         ([""], "--rule '' is not allowed"),
         (["grail", " "], "--rule ' ' is not allowed"),
@@ -136,6 +163,11 @@ def test_rules_that_do_not_fit_end_in_a_line(policy, tmp_path, capsys):
     ):
         with pytest.raises(SystemExit, match=f"^grail-verl attribute: .*{says}"):
             main([*one, *itertools.chain(*(["--rule", rule] for rule in rules))])
+    shared = [*one, "--rule", "grail", "--rule", "oar_g", "rollouts=all"]
+    with pytest.raises(SystemExit, match="^grail-verl attribute: --rule 'oar_g': algorithm.grail.rollouts='all' has "):
+        main(shared)
+    with pytest.raises(SystemExit, match="^grail-verl attribute: (?!--rule).*temperature"):  # no rule's
+        main([*shared[:-1], "--temperature", "0"])
     with pytest.raises(SystemExit):
         main([*one, *["--rule", "grail"] * 3])
     assert "--rule is there 3 times; allowed: once or twice" in capsys.readouterr().err

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from grail_verl import GrailConfig
 from grail_verl.credit.answer import AnswerSpan
-from grail_verl.look.records import Writer, drop_from, read, refuse_others, response_record
+from grail_verl.look import records
+from grail_verl.look.records import Writer, drop_from, read, read_last, refuse_others, response_record
 
 pytestmark = pytest.mark.fast
 
@@ -84,7 +85,7 @@ def test_a_record_holds_what_the_format_says(tmp_path):
     options = found.settings["options"]
     assert options["std"] == 0.5 and (options["score"], options["weights"]) == ("saliency", "standardised")
     assert found.settings["bounds"] == [0.5, 5.0]
-    assert "dump_dir" not in options
+    assert options.keys().isdisjoint({"dump_dir", "log_pictures"})
     Writer(tmp_path).write_settings(GrailConfig(score="oar_g", weights="reshaped"), (-math.inf, math.inf))
     settings = read(tmp_path).settings
     assert settings["bounds"] is None
@@ -123,6 +124,35 @@ def test_a_run_that_resumes_drops_what_it_writes_again(tmp_path, step, left):
     assert not drop_from(tmp_path, step)
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 2), pieces), max_size=9), st.integers(1, 600), st.booleans()
+)
+def test_the_last_step_is_read_from_the_end_whatever_lies_before(written, block, crashed):
+    """A rank may have written nothing of it, and a line may be cut off."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "BLOCK", block)
+        filled(folder)
+        for row, (step, rank, prompt) in enumerate(sorted(written)):
+            Writer(folder, rank).add_responses([record(step=step, row=row, prompt=prompt)])
+        if crashed:
+            with (Path(folder) / "responses-1.jsonl").open("a") as file:
+                file.write('{"step": 4, "row')
+        found, everything = read_last(folder), read(folder)
+    last = max((step for step, _, _ in written), default=None)
+    assert found.responses == [one for one in everything.responses if one["step"] == last]
+    assert found.settings == everything.settings and found.metrics == {}
+
+
+def test_the_last_step_is_refused_where_there_is_none(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no records"):
+        read_last(tmp_path)
+    filled(tmp_path, record())
+    with (tmp_path / "responses-0.jsonl").open("a") as file:
+        file.write("[]\n")
+    with pytest.raises(ValueError, match=f"{tmp_path}/responses-0.jsonl: a line that is JSON, but no record"):
+        read_last(tmp_path)
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path):
     config = GrailConfig(dump_dir=str(tmp_path / "records"), modules=["/a/rule.py"])
     folder = Path(config.dump_dir)
@@ -131,7 +161,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     refuse_others(config, "checkpoints/a")
     Writer(folder).write_settings(config, (0.5, 5.0), "checkpoints/a")
     refuse_others(config, "checkpoints/a")
-    refuse_others(replace(config, dump_responses=1), "checkpoints/a")  # fewer of the same
+    refuse_others(replace(config, dump_responses=1, log_pictures=9), "checkpoints/a")  # fewer of the same
     option, fewer = f"algorithm.grail.dump_dir='{folder}'", replace(config, modules=[])
     of, made, our = "trainer.default_local_dir=", "records made with algorithm.grail.", "checkpoints/a"
     for says, other, run in (

@@ -388,6 +388,39 @@ def test_a_page_holds_an_even_sample_where_all_would_be_too_much(tmp_path):
     assert max(Counter(one["step"] for one in few).values()) <= 2
 
 
+def test_a_response_that_fits_no_page_is_left_out_and_said(tmp_path):
+    """Not all those behind it, too."""
+    report_records.write_run(tmp_path, steps=[1, 2], metrics=False)
+    found = records.read(tmp_path)
+    drawn = numbers(found)
+    limit = len(page(found, drawn, []))
+    for place in (0, 5):
+        found.responses[place] = {**found.responses[place], "prompt": "w" * limit}
+    large = [found.responses[place] for place in (0, 5)]
+    small = page(found, drawn, [], limit)
+    shown = data_of(small.decode())["responses"]
+    assert len(small) < limit and len(shown) == len(found.responses) - 2
+    first = f"the first of them step {large[0]['step']}, row {large[0]['row']}"
+    assert f"2 would not fit by themselves, {first}, rank {large[0]['rank']}." in small.decode()
+    alone = records.Records(found.settings, large[:1], {})
+    html = page(alone, numbers(alone), [], limit).decode()
+    assert data_of(html)["responses"] == []
+    assert "The one response is left out: with it this page would not be under 0.08" in html
+    found.responses[5] = found.responses[4]
+    html = page(found, drawn, [], limit).decode()
+    assert "31 of 32 responses are here" in html and f"1 would not fit by itself: step {large[0]['step']}, row " in html
+
+
+def test_one_is_singular(tmp_path):
+    record = response(3, [0.5, 1.0, 1.5, 2.0])
+    found = records.Records({"version": "1", **records.rule_settings(GrailConfig(), (0.5, 5.0))}, [record], {})
+    html = page(found, numbers(found), []).decode()
+    assert "1 response of step 3: 0 correct, 1 wrong. 1 has an answer, 1 was weighted by the saliency of its" in html
+    assert "The one response is here." in html
+    (metric,) = figures(of(metrics={1: {"weight_mean": 1.0}}))
+    assert metric.summary == "weight_mean over 1 step: from 1 to 1."
+
+
 def test_the_command_writes_page_numbers_and_pictures(tmp_path, capsys):
     folder = report_records.write_run(tmp_path / "run", steps=[1, 2])
     main(["report", str(folder)])

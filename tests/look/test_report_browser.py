@@ -406,6 +406,13 @@ def test_links_lead_to_responses_and_figures_to_steps(opened, report):
     expect(page.get_by_text("Step 1, row 99 is not among the responses of this page.")).to_be_visible()
 
 
+def test_a_link_to_a_step_of_one_response_says_so(opened, tmp_path):
+    folder = report_records.write_run(tmp_path / "run", steps=[1, 2], rows=1)
+    (folder / "report").mkdir()
+    page = opened(path=write(folder / "report", records.read(folder)), link="#step-2")
+    expect(page.get_by_role("status").filter(has_text="1 response of step 2.")).to_be_visible()
+
+
 def test_two_rules_stand_side_by_side(opened, tmp_path):
     folder = report_records.write_run(tmp_path / "run", steps=[1, 2], two_rules=True, metrics=False)
     found = records.read(folder)
@@ -433,6 +440,15 @@ def test_two_rules_stand_side_by_side(opened, tmp_path):
         assert share(one.locator(".token").nth(place)) == share(other.locator(".token").nth(place))
     one.locator(".token").first.hover()
     expect(page.get_by_role("tooltip")).to_contain_text("weight by surprise")
+
+    page.get_by_label("Colour by").select_option("hop 0")  # each by its own
+    note = page.get_by_role("tooltip").inner_text()
+    for side, name, own in zip((one, other), ("grail", "surprise"), (response, response["second"]), strict=True):
+        hop = own["channels"]["hop 0"]
+        assert share(side.locator(".token").nth(hop.index(max(hop[place] for place in places)))) == "100%"
+        assert float(re.search(rf"hop 0 by {name} ([\d.e+-]+)", note)[1]) == pytest.approx(hop[0], rel=1e-2)
+    assert "no hop 1 by grail" in note and re.search(r"hop 1 by surprise [\d.]", note)
+    assert note.count("surprise, −log p ") == 1  # the policy's
 
     page.get_by_label("Sort by").select_option("agreement of the rules")
     show_all(page)

@@ -9,7 +9,7 @@ Shapes: R responses of a micro-batch, N tokens of them up to the answer's end; B
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,7 @@ def hop_shares(
     leaf: str = "embeddings",
     recompute: Callable[[], bool] = lambda: False,
     loss_scale: float = 1.0,
-) -> Iterator[Tensor]:
+) -> list[Tensor]:
     """s^0 … s^K at every input position, each a response's shares, which sum to 1 with its prompt's.
 
     s^k_p is ‖∂(Σ_t ω_t log p(token t)) / ∂leaf_p ⊙ leaf_p‖₂ over its sum; ω is 1/n on the answer's n tokens for
@@ -40,10 +40,10 @@ def hop_shares(
         targets: the responses' tokens up to the answer's end, those of the answer marked.
         hops: K, how often the pass is repeated.
 
-    Yields:
-        (B, S) float32, detached.
+    Returns:
+        (B, S) float32 each, detached.
     """
-    again = can_walk_again(model)
+    again, shares = can_walk_again(model), []
     weight_N = _shares(targets.answer_N.float(), targets.response_N, targets)
     with contextlib.ExitStack() as graph:
         for hop in range(hops + 1):
@@ -67,8 +67,9 @@ def hop_shares(
                 del output
             score_BS = (gradient.float() * activation.detach().float()).norm(dim=-1)
             share_BS = _shares(score_BS, targets.response_BS, targets)
-            yield share_BS
+            shares.append(share_BS)
             weight_N = _shares(_at_the_tokens(share_BS, targets), targets.response_N, targets)
+    return shares
 
 
 def _from_the_head(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grail_verl.look.records import Records
+from grail_verl.look.records import OF_THE_POLICY, Records
 from grail_verl.look.report.statistics import before_answer, by_both
 
 FULL = 0.98
@@ -28,6 +28,7 @@ class Channel:
     about: a sentence.
     middle: the value without a colour, blue below and orange above; None where there is nothing below 0.
     reach: from the middle to the full colour; None for the response's largest value before its answer.
+    shared: the same by either of two rules, not each rule's own.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Channel:
     about: str
     middle: float | None = None
     reach: float | None = None
+    shared: bool = False
 
 
 def channels(records: Records, numbers: Mapping) -> list[Channel]:
@@ -62,7 +64,8 @@ def channels(records: Records, numbers: Mapping) -> list[Channel]:
         )  # fmt: skip
         other = score_name(records.second.settings)
         found.append(Channel("score", "score", f"{about}: {score}, and {other}."))
-    names = dict.fromkeys(name for response in records.responses for name in response.get("channels", ()))
+    responses = records.responses + (records.second.responses if second else [])
+    names = dict.fromkeys(name for response in responses for name in response.get("channels", ()))
     for name in names:
         values = _values(records, lambda one, name=name: one.get("channels", {}).get(name, ()))
         hop = "The gradient of the answer." if name == "hop 0" else "What this hop found, from what the last one found."
@@ -86,10 +89,11 @@ def relative_difference(response: Mapping) -> np.ndarray:
 
 def _of_values(key: str, named: str, name: str, about: str, values: np.ndarray) -> Channel:
     """With the scale that values of this name have."""
+    shared = key in OF_THE_POLICY
     name, about = ABOUT.get(named, (name, about))
     if named == "ratio":
-        return Channel(key, name, about, 1.0, _reach(values - 1))
-    return Channel(key, name, about, reach=_reach(values) if named in ABOUT else None)
+        return Channel(key, name, about, 1.0, _reach(values - 1), shared)
+    return Channel(key, name, about, reach=_reach(values) if named in ABOUT else None, shared=shared)
 
 
 def _values(records: Records, of) -> np.ndarray:

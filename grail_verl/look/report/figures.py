@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from grail_verl.look.report.colours import DARK, LIGHT, Theme
 from grail_verl.look.report.statistics import OUTCOMES, THIRDS
+from grail_verl.look.words import counted
 
 SIZE, METRIC_SIZE = (4.6, 3.2), (3.4, 2.1)  # inches
 DOTS = 200  # an inch
@@ -239,7 +240,8 @@ def _histogram(numbers: Mapping, known: Sequence[str]) -> Drawing:
             f"{outcome} {histogram[outcome]['at_low']:.1%} and {histogram[outcome]['at_high']:.1%}" for outcome in known
         )
         clipping = f"Clipped at {bounds[0]:g} and {bounds[1]:g}; share of the tokens there: {shares}."
-    tokens = " and ".join(f"{histogram[outcome]['tokens']:,} tokens of {outcome} responses" for outcome in known)
+    counts = {outcome: counted(histogram[outcome]["tokens"], "token") for outcome in known}
+    tokens = " and ".join(f"{count} of {outcome} responses" for outcome, count in counts.items())
     return Drawing(
         "histogram",
         "Weights before the answer",
@@ -327,7 +329,7 @@ def _metric(name: str, steps: Sequence[int], values: Sequence[float | None]) -> 
         "metric-" + re.sub(r"\W", "_", name),
         name,
         "",
-        f"{name} over {len(steps):,} steps: from {_ends(values)}.",
+        f"{name} over {counted(len(steps), 'step')}: from {_ends(values)}.",
         paint,
         METRIC_SIZE,
         [Point(step, step, _said(value)) for step, value in zip(steps, values)] if len(steps) > 1 else (),

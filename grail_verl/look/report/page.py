@@ -21,6 +21,7 @@ from grail_verl.look.report.channels import channels, score_name
 from grail_verl.look.report.colours import DARK, LIGHT, Theme
 from grail_verl.look.report.figures import Drawing
 from grail_verl.look.report.statistics import agreement_of, is_correct
+from grail_verl.look.words import counted
 
 LIMIT = 10_000_000  # bytes of a page; mail and browsers take it
 RELOAD = '<p><label><input type="checkbox" id="reload" checked> Load this page again every 30 seconds</label></p>'
@@ -31,7 +32,8 @@ SCRIPT = ("data", "channels", "cards", "siblings", "choice", "note", "links", "w
 def page(
     records: Records, numbers: Mapping, drawings: Sequence[Drawing], limit: int = LIMIT, watched: bool = False
 ) -> bytes:
-    """The page's bytes, fewer than `limit`: where the responses are too many, it shows an even sample.
+    """The page's bytes, fewer than `limit`: where the responses are too many, it shows an even sample; one that would
+    not fit by itself is left out. The page says so.
 
     Args:
         records: of the responses.
@@ -71,12 +73,14 @@ def page(
     template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     total = len(records.responses)
 
-    def filled(data: Mapping, shown: int) -> bytes:
-        said = f"All {total:,} responses are here."
-        if shown < total:
+    def filled(data: Mapping, shown: int, too_large: Sequence[Mapping] = ()) -> bytes:
+        said = f"All {total:,} responses are here." if total > 1 else "The one response is here."
+        if shown < total == 1:
+            said = f"The one response is left out: with it this page would not be under {limit / 1e6:g} MB."
+        elif shown < total:
             said = (
-                f"{shown:,} of {total:,} responses are here, an even sample over steps and outcomes that keeps this "
-                f"page under {limit / 1e6:g} MB. Figures and numbers are those of all."
+                f"{shown:,} of {total:,} responses are here, an even sample over steps and outcomes that keeps "
+                f"this page under {limit / 1e6:g} MB.{_left_out(too_large)} Figures and numbers are those of all."
             )
         return template.substitute(parts, shown=said, data=_json(data)).encode(errors="replace")
 
@@ -87,8 +91,19 @@ def page(
         "prompts": [],
         "responses": [],
     }
-    prompts, responses = _sample(records.responses, limit - len(filled(data, 0)) - 100)  # digits of `shown`
-    return filled({**data, "prompts": prompts, "responses": responses}, len(responses))
+    longest = filled(data, 0, records.responses[-2:])
+    prompts, responses, too_large = _sample(records.responses, limit - len(longest) - 100)  # for digits of numbers
+    return filled({**data, "prompts": prompts, "responses": responses}, len(responses), too_large)
+
+
+def _left_out(too_large: Sequence[Mapping]) -> str:
+    if not too_large:
+        return ""
+    step, row, rank = (too_large[0][name] for name in ("step", "row", "rank"))
+    first = f"step {step}, row {row}, rank {rank}"
+    if len(too_large) == 1:
+        return f" 1 would not fit by itself: {first}."
+    return f" {len(too_large):,} would not fit by themselves, the first of them {first}."
 
 
 def _overview(records: Records, numbers: Mapping) -> list[str]:
@@ -96,9 +111,11 @@ def _overview(records: Records, numbers: Mapping) -> list[str]:
     steps = f"step {of['first_step']}"
     if of["steps"] > 1:
         steps = f"{of['steps']:,} steps, {of['first_step']} to {of['last_step']}"
+    were, their = ("was", "its") if of["weighted"] == 1 else ("were", "their")
     sentences = [
-        f"{of['total']:,} responses of {steps}: {of['correct']:,} correct, {of['wrong']:,} wrong. "
-        f"{of['with_answer']:,} have an answer, {of['weighted']:,} were weighted by the {score} of their tokens"
+        f"{counted(of['total'], 'response')} of {steps}: {of['correct']:,} correct, {of['wrong']:,} wrong. "
+        f"{of['with_answer']:,} {'has' if of['with_answer'] == 1 else 'have'} an answer, "
+        f"{of['weighted']:,} {were} weighted by the {score} of {their} tokens"
     ]
     if records.second is None:
         sentences[0] += "."
@@ -120,8 +137,8 @@ def _overview(records: Records, numbers: Mapping) -> list[str]:
     agreement = numbers.get("agreement")
     if agreement and agreement["responses"]:
         sentences.append(
-            f"On the {agreement['responses']:,} responses that both weigh, the weights that the two rules give "
-            f"before the answer have a rank correlation of {_with_error(agreement['rank_correlation'])}, and of "
+            f"On the {counted(agreement['responses'], 'response')} that both weigh, the weights that the two rules "
+            f"give before the answer have a rank correlation of {_with_error(agreement['rank_correlation'])}, and of "
             f"the fifth of the tokens with the largest {_with_error(agreement['top_in_common'], '.0%')} are in "
             "common (by chance 20%); means over responses ± standard error."
         )
@@ -197,18 +214,23 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _sample(responses: Sequence[Mapping], room: int) -> tuple[list[str], list[dict]]:
-    """Prompts, each once, and as many responses as fit into `room` bytes of JSON with them, in their order."""
-    prompts, chosen = {}, {}
+def _sample(responses: Sequence[Mapping], room: int) -> tuple[list[str], list[dict], list[Mapping]]:
+    """Prompts, each once, and as many responses as fit into `room` bytes of JSON with them, in their order; and those
+    that alone would not, as far as they were looked at."""
+    prompts, chosen, too_large, whole = {}, {}, [], room
     for index in _evenly(responses):
         prompt = responses[index]["prompt"]
         response = _compact(responses[index], prompts.get(prompt, len(prompts)))
-        room -= _size(response) + (0 if prompt in prompts else _size(prompt))
+        size = _size(response)
+        if size + _size(prompt) > whole:
+            too_large.append(responses[index])
+            continue
+        room -= size + (0 if prompt in prompts else _size(prompt))
         if room < 0:
             break
         prompts.setdefault(prompt, len(prompts))
         chosen[index] = response
-    return list(prompts), [chosen[index] for index in sorted(chosen)]
+    return list(prompts), [chosen[index] for index in sorted(chosen)], too_large
 
 
 def _size(value: object) -> int:
@@ -226,9 +248,6 @@ def _compact(response: Mapping, prompt: int) -> dict:
         "advantage": _digits(response["advantage"], 4),
         "answer": answer and [answer[name] for name in ("start", "content_start", "content_end", "end")],
         "mask": None if all(mask) else mask,
-        "channels": {
-            name: [_digits(value, 3) for value in values] for name, values in response.get("channels", {}).items()
-        },
     }
     if "second" in response:
         compact["second"] = _given(response["second"])
@@ -242,6 +261,7 @@ def _given(of: Mapping) -> dict:
         "weighted": of["weighted"],
         "weight": [_digits(value, 4) for value in of["weight"]],
         "score": None if all(value is None for value in score) else [_digits(value, 3) for value in score],
+        "channels": {name: [_digits(value, 3) for value in values] for name, values in of.get("channels", {}).items()},
     }
 
 

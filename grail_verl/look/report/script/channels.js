@@ -4,11 +4,11 @@ const chosen = () => channels[Number(field("channel").value)];
 const given = (response, rule) => (rule ? response.second : response);
 
 // A number of a token by a rule, 0 or 1; null where it has none.
-function valueOf(response, { key }, place, rule) {
+function valueOf(response, { key, shared }, place, rule) {
   if (key === "weight") return given(response, rule).weight[place];
   if (key === "score") return given(response, rule).score?.[place] ?? null;
   if (key === "difference") return differenceOf(response, place, rule);
-  return response.channels[key]?.[place] ?? null;
+  return given(response, shared ? 0 : rule).channels[key]?.[place] ?? null;
 }
 
 // Each rule's weights over their mean before the answer.
@@ -67,7 +67,7 @@ const named = (rule) => (rules ? ` by ${rules[rule]}` : "");
 // A token's numbers, a line each.
 function numbersOf(response, place) {
   return channels.flatMap((channel) => {
-    const own = ["weight", "score"].includes(channel.key) && rules ? [0, 1] : [0];
+    const own = rules && !channel.shared ? [0, 1] : [0];
     if (channel.key === "difference") return [];
     return own.map((rule) => {
       const value = valueOf(response, channel, place, rule);

@@ -22,7 +22,7 @@ function follow() {
   const title = document.getElementById("responses-title");
   if (row === undefined) {
     const count = columns.reduce((sum, column) => sum + column.chosen.length, 0);
-    said.value = `${count.toLocaleString("en")} responses of step ${first}${last ? ` to ${last}` : ""}.`;
+    said.value = `${count.toLocaleString("en")} response${count === 1 ? "" : "s"} of step ${first}${last ? ` to ${last}` : ""}.`;
     return goTo(title);
   }
   const wanted = (response) => response.row === Number(row) && (rank === undefined || response.rank === Number(rank));
