@@ -207,15 +207,20 @@ def comparison_table(found: Mapping, other: str) -> str:
     return markdown_table(["task", "method", *head], rows)
 
 
+def tuned_cell(task: str, method: str) -> str:
+    """Every rate that was tried with its area, the best in bold."""
+    best = chosen_rate(task, method)
+    cells = {lr: f"{lr:g}: {value:.3f}" for lr, value in tuned_areas(task, method).items()}
+    cells[best] = f"**{cells[best]}**"
+    return " · ".join(cells.values())
+
+
 def rate_table() -> str:
     """Area under the sampled accuracy at each rate that was tried."""
     rows = []
     for task in FIRST:
         for method in FIRST_METHODS:
-            areas, best = tuned_areas(task, method), chosen_rate(task, method)
-            cells = {lr: f"{lr:g}: {value:.3f}" for lr, value in areas.items()}
-            cells[best] = f"**{cells[best]}**"
-            rows.append([task, LABELS[method], " · ".join(cells.values())])
+            rows.append([task, LABELS[method], tuned_cell(task, method)])
     return markdown_table(["task", "method", "mean sampled accuracy at each rate"], rows)
 
 

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 
-from recipes.study.curves import compared, curve, finish, load, summarised
+from recipes.study.curves import compared, curve, finish, load, summarised, tuned_cell
 from recipes.study.document import DOCUMENTS, markdown_table, replace_block
-from recipes.study.sweep import ENDS, PLANS, RESULTS, chosen_rate, result_file, tuned_areas
+from recipes.study.sweep import ENDS, PLANS, RESULTS, result_file
 from recipes.study.tasks import LONGER
 from recipes.study.train import Run, area
 
@@ -28,11 +28,6 @@ from matplotlib import pyplot as plt  # noqa: E402
 PAGE = DOCUMENTS / "headroom.md"
 ENOUGH = 3  # times its standard error: where rules are compared
 RESAMPLES = 10_000
-
-
-def areas(task: str, method: str) -> dict[int, float]:
-    """By seed, of the runs that are there."""
-    return {run["run"]["seed"]: area(run["evaluation"], "sampled") for run in load(task, method)}
 
 
 def share(rule: Sequence[float], ends: Sequence[Sequence[float]]) -> dict:
@@ -49,11 +44,11 @@ def numbers() -> dict:
     """{task: seeds, rates, headroom and each method's area}, of the seeds that all its methods have."""
     found = {}
     for task in LONGER:
-        by_method = {method: areas(task, method) for method in PLANS[task].compared}
-        seeds = sorted(set.intersection(*map(set, by_method.values())))
+        runs = {method: {run["run"]["seed"]: run for run in load(task, method)} for method in PLANS[task].compared}
+        seeds = sorted(set.intersection(*map(set, runs.values())))
         if len(seeds) < 2:
             continue
-        values = {method: [of[seed] for seed in seeds] for method, of in by_method.items()}
+        values = {m: [area(of[seed]["evaluation"], "sampled") for seed in seeds] for m, of in runs.items()}
         ends = [values[end] for end in ENDS]
         difference = np.subtract(*reversed(ends))
         error = difference.std(ddof=1) / len(seeds) ** 0.5
@@ -62,7 +57,7 @@ def numbers() -> dict:
             "headroom": {**compared(*reversed(ends)), "error": float(error)},
             "methods": {
                 method: {
-                    "rate": chosen_rate(task, method),
+                    "rate": runs[method][seeds[0]]["run"]["lr"],
                     **summarised(values[method]),
                     **({} if method == "grpo" else {"against_grpo": compared(values[method], values["grpo"])}),
                     **({} if method in ENDS else {"of_headroom": share(values[method], ends)}),
@@ -121,11 +116,8 @@ def tuning_table() -> str:
         for method in plan.methods:
             tried = [Run(task, method, lr, seed) for lr in plan.rates for seed in plan.tuning_seeds]
             if all(result_file(run, tuning=True).exists() for run in tried):
-                values, best = tuned_areas(task, method), chosen_rate(task, method)
-                cells = [f"**{value:.3f}**" if lr == best else f"{value:.3f}" for lr, value in values.items()]
-                rows.append([task, f"`{method}`", *cells])
-    rates = sorted({lr for task in LONGER for lr in PLANS[task].rates})
-    return markdown_table(["task", "method", *[f"{lr:g}" for lr in rates]], rows)
+                rows.append([task, f"`{method}`", tuned_cell(task, method)])
+    return markdown_table(["task", "method", "area at each rate"], rows)
 
 
 def draw(found: Mapping) -> None:

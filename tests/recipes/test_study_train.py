@@ -224,16 +224,12 @@ def test_rate_and_results_come_from_the_files(tmp_path, monkeypatch):
     monkeypatch.setattr(curves, "RESULTS", tmp_path)
     for place, lr in enumerate(sweep.PLANS["legs"].rates):
         for seed in sweep.PLANS["legs"].tuning_seeds:
-            file = sweep.result_file(Run("legs", "grail", lr, seed), tuning=True)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(result(Run("legs", "grail", lr, seed), [0.3, 0.6, 0.5][place])))
+            write(Run("legs", "grail", lr, seed), tuning=True, sampled=[0.3, 0.6, 0.5][place])
     assert sweep.chosen_rate("legs", "grail") == sweep.PLANS["legs"].rates[1]
 
     for place, method in enumerate(FIRST_METHODS):
         for seed in range(3 + place):  # GRPO has the fewest: only these seeds count
-            file = sweep.result_file(Run("legs", method, 1e-3, seed), tuning=False)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(result(Run("legs", method, 1e-3, seed), 0.1 * seed + 0.05 * place)))
+            write(Run("legs", method, 1e-3, seed), tuning=False, sampled=0.1 * seed + 0.05 * place)
     found = curves.numbers()
     assert found.keys() == {"legs"} and found["legs"]["seeds"] == [0, 1, 2]
     sampled = found["legs"]["measures"]["sampled"]
@@ -251,6 +247,35 @@ def test_share_of_the_headroom_is_paired_by_seed():
     one_seed_won_it_all = headroom.share([0.4, 0.5, 0.6], [grpo, perfect])  # that seed is in none of 3 draws, or in all
     found = [one_seed_won_it_all["share"], *one_seed_won_it_all["interval"]]
     assert found == pytest.approx([0.5, 0.0, 1.5])
+
+
+def test_headroom_comes_from_the_files(tmp_path, monkeypatch):
+    for module in (sweep, curves, headroom):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    plan = sweep.PLANS["chains-14"]
+    reached = {"grpo": 0.4, "perfect": 0.8, "carried": 0.7}
+    for method in plan.methods:
+        for place, lr in enumerate(plan.rates):
+            for seed in plan.tuning_seeds:
+                write(Run("chains-14", method, lr, seed), tuning=True, sampled=[0.3, 0.6, 0.5][place])
+        for seed in range(4):
+            run = Run("chains-14", method, plan.rates[1], seed)
+            write(run, tuning=False, sampled=reached.get(method, 0.6) + 0.02 * seed)
+    found = headroom.numbers()
+    assert found.keys() == {"chains-14"}
+    room = found["chains-14"]["headroom"]
+    assert (room["difference"], room["error"]) == pytest.approx((0.2, 0.0))  # half of it is the area
+    assert headroom.has_room(found["chains-14"])
+    carried = found["chains-14"]["methods"]["carried"]
+    assert (carried["rate"], carried["of_headroom"]["share"]) == (plan.rates[1], pytest.approx(0.75))
+    assert "| chains-14 | `grpo` | 0.0002: 0.150 · **0.0004: 0.300** · 0.0008: 0.250 |" in headroom.tuning_table()
+    assert "0.75 (0.75 to 0.75)" in headroom.rules_table(found)
+
+
+def write(run: Run, tuning: bool, sampled: float) -> None:
+    file = sweep.result_file(run, tuning)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result(run, sampled)))
 
 
 def test_tables_go_where_the_page_marks_them(tmp_path):
