@@ -50,7 +50,7 @@ PLANS = {
     "chains": Plan((5e-5, 1e-4, 2e-4, 4e-4, 8e-4), FIRST_METHODS, FIRST_METHODS, tuning_seeds=(100,)),
     "legs": Plan((1e-4, 3e-4, 6e-4), FIRST_METHODS, FIRST_METHODS, tuning_seeds=(100,)),
     "chains-14": Plan(
-        RATES[:3],
+        RATES[1:3],
         (*ENDS, "carried", "surprise_shares"),
         (*ENDS, "carried", "surprise_shares"),
         tuning_seeds=(100,),

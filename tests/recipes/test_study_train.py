@@ -268,7 +268,7 @@ def test_headroom_comes_from_the_files(tmp_path, monkeypatch):
     assert headroom.has_room(found["chains-14"])
     carried = found["chains-14"]["methods"]["carried"]
     assert (carried["rate"], carried["of_headroom"]["share"]) == (plan.rates[1], pytest.approx(0.75))
-    assert "| chains-14 | `grpo` | 0.0002: 0.150 · **0.0004: 0.300** · 0.0008: 0.250 |" in headroom.tuning_table()
+    assert "| chains-14 | `grpo` | 0.0004: 0.150 · **0.0008: 0.300** |" in headroom.tuning_table()
     assert "0.75 (0.75 to 0.75)" in headroom.rules_table(found)
 
 
