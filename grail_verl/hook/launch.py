@@ -177,7 +177,7 @@ def _refuse_unseen_pictures(config: DictConfig, options: GrailConfig) -> None:
     from grail_verl.hook.pictures import TAKERS
 
     given, loggers = f"{SECTION}.log_pictures={options.log_pictures}", config.trainer.logger
-    loggers = [loggers] if isinstance(loggers, str) else list(loggers)
+    loggers = [loggers] if isinstance(loggers, str) else list(loggers or ())
     if TAKERS.keys().isdisjoint(loggers):
         raise ValueError(
             f"{given} has no effect with trainer.logger={loggers}, none of which takes pictures; allowed: "

@@ -11,6 +11,7 @@ from typing import Any
 
 from grail_verl.hook.launch import ESTIMATOR, METRICS
 from grail_verl.look.records import read_last
+from grail_verl.printable import told
 
 logger = logging.getLogger(__name__)
 
@@ -48,34 +49,36 @@ class Pictures:
         self._take = [take(backends[name]) for name, take in TAKERS.items() if name in backends]
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Where it is a step's turn and its actor was updated. Without records here, as where workers write on another
-        machine, there is a line in the log and no picture."""
+        """Where it is a step's turn and its actor was updated. Whatever fails, as without records here, where workers
+        write on another machine, there is a line in the log and no picture: none is worth a run."""
         if step % self._every or not any(name.startswith(METRICS) for name in metrics):
             return
+        try:
+            self._draw(step)
+        except Exception as error:
+            logger.warning("no pictures of step %d: %s", step, told(error))
+
+    def _draw(self, step: int) -> None:
         from PIL import Image  # comes with matplotlib
 
         from grail_verl.look.report.figures import figures
         from grail_verl.look.report.statistics import numbers
 
-        try:
-            found = read_last(self._folder)
-        except (OSError, ValueError) as error:
-            logger.warning("no pictures of step %d: %s", step, error)
-            return
-        for figure in figures(numbers(found)):
+        for figure in figures(numbers(read_last(self._folder))):
             picture = Image.open(io.BytesIO(figure.light)).convert("RGB")
             for take in self._take:
                 take(METRICS + figure.name, picture, step)
 
 
-def pictures_of(config: Mapping | None, backends: Mapping[str, Any]) -> Pictures | None:
+def pictures_of(config: Any, backends: Mapping[str, Any]) -> Pictures | None:
     """Those that a run's options ask for.
 
     Args:
-        config: verl's whole one, as its trainers hand it to their logger; others may hand over another, or none.
+        config: verl's whole one, as its trainers hand it to their logger; others may hand over anything. One that
+            `prepare` has not seen is require_prepared's to refuse.
         backends: see `Pictures`.
     """
-    algorithm = (config or {}).get("algorithm") or {}
-    if algorithm.get("adv_estimator") != ESTIMATOR or not algorithm["grail"]["log_pictures"]:
-        return None
-    return Pictures(algorithm["grail"]["dump_dir"], algorithm["grail"]["log_pictures"], backends)
+    match config:
+        case {"algorithm": {"adv_estimator": str(name), "grail": {"dump_dir": folder, "log_pictures": every}}}:
+            return Pictures(folder, every, backends) if name == ESTIMATOR and every else None
+    return None

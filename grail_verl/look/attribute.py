@@ -181,7 +181,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _rules(options: argparse.Namespace) -> list[Rule]:
-    """Raises ValueError as `checked` does; of a rule that was named, with its name."""
+    """Raises ValueError as `checked` does; of a rule that was named, with its name; or of two that look at different
+    answers."""
     divisor(options.temperature)
     words = [shlex.split(rule) for rule in options.rule]
     if [] in words:
@@ -196,6 +197,13 @@ def _rules(options: argparse.Namespace) -> list[Rule]:
             rules.append(_rule(written))
         except ValueError as error:
             raise ValueError(f"--rule {name!r}: {error}") from error
+    one, other = rules[0].config.occurrence, rules[-1].config.occurrence
+    if one != other:  # a record has one answer, before which two rules are compared
+        first, second = options.rule
+        raise ValueError(
+            f"--rule {second!r}: {SECTION}.occurrence={other!r} is not allowed beside {one!r} of --rule {first!r}; "
+            "allowed: the same answer for both"
+        )
     return rules
 
 

@@ -51,9 +51,11 @@ def encode(given: Sequence[Rollout], tokenizer) -> list[Encoded]:
 
 def _ids(tokenizer, text: str, name: str) -> list[int]:
     """Raises ValueError: the tokenizer lacks a token for a part of the text."""
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
-    ids = found["input_ids"]
-    lost = _lost(text, ids, found["offset_mapping"], tokenizer) if tokenizer.is_fast else ""
+    lost, ids = "".join(filter(_is_half, text)), []
+    if not lost:
+        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+        ids = found["input_ids"]
+        lost = _lost(text, ids, found["offset_mapping"], tokenizer) if tokenizer.is_fast else ""
     if not lost and "\ufffd" in tokenizer.decode(ids) and "\ufffd" not in text:
         lost = "a character of which it has some of the bytes"
     if lost:
@@ -61,6 +63,10 @@ def _ids(tokenizer, text: str, name: str) -> list[int]:
             f"{name} has text that this tokenizer has no token for: {lost!r:.80}; allowed: text in its tokens, or ids"
         )
     return ids
+
+
+def _is_half(character: str) -> bool:
+    return unicodedata.category(character) == "Cs"
 
 
 def _lost(text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], tokenizer) -> str:

@@ -3,17 +3,21 @@
 import json
 import logging
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import report_records
 import verl  # noqa: F401  loads the plugin
+import wandb
 from composed import composed
 from omegaconf import OmegaConf
 from pictures import drawn, in_tensorboard, pixels, same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from verl.utils.tracking import Tracking
 
+from grail_verl.credit.config import GrailConfig
 from grail_verl.hook.launch import prepare
 
 pytestmark = pytest.mark.fast
@@ -95,7 +99,7 @@ def test_without_records_here_a_run_goes_on_and_says_so(home, caplog):
     with caplog.at_level(logging.WARNING):
         loggers.log(STEP, step=1)
     loggers.finish()
-    assert f"no pictures of step 1: {home}/records holds no records" in caplog.text
+    assert f"no pictures of step 1: ValueError: {home}/records holds no records" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -111,8 +115,26 @@ def test_off_by_default_and_with_any_other_estimator(home, overrides):
     assert in_tensorboard(home / "events") == {} and len(events.Scalars("actor/lr")) == 5
 
 
-def test_a_user_of_tracking_without_a_config_is_served_as_before(home):
-    loggers = Tracking("project", "experiment", ["file"])
+def test_what_fails_on_the_way_is_told_and_a_run_goes_on(home, monkeypatch, caplog):
+    """Here wandb cannot keep an image, but numbers."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    loggers = tracking(config(loggers="[wandb]", every=1))
+    (Path(wandb.run.dir) / "media").write_text("in the way")
+    with caplog.at_level(logging.WARNING):
+        train(home, loggers, steps=[1])
+    assert "no pictures of step 1: NotADirectoryError" in caplog.text
+
+
+def test_an_entry_point_that_skips_the_check_hears_of_that_and_not_of_pictures(home):
+    """By require_prepared, which is yet to come."""
+    for overrides in ([], ["+algorithm.grail.std=0.3"], ["+algorithm.grail.log_pictures=1"]):
+        tracking(composed("algorithm.adv_estimator=grail", "trainer.logger=[file]", *overrides)).finish()
+
+
+@pytest.mark.parametrize("config", [None, {"algorithm": "ppo"}, SimpleNamespace(seed=1), GrailConfig()])
+def test_a_user_of_tracking_without_verls_config_is_served_as_before(home, config):
+    loggers = Tracking("project", "experiment", ["file"], config)
     loggers.log(STEP, step=1)
     loggers.finish()
     (line,) = (home / "project/experiment.jsonl").read_text().splitlines()
@@ -131,6 +153,10 @@ def test_a_user_of_tracking_without_a_config_is_served_as_before(home):
         (
             ["+algorithm.grail.log_pictures=3", "+algorithm.grail.dump_dir=records", "trainer.logger=console"],
             "algorithm.grail.log_pictures=3 has no effect with trainer.logger=['console'], none of which",
+        ),
+        (
+            ["+algorithm.grail.log_pictures=3", "+algorithm.grail.dump_dir=records", "trainer.logger=null"],
+            "algorithm.grail.log_pictures=3 has no effect with trainer.logger=[], none of which",
         ),
     ],
 )

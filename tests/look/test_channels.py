@@ -160,6 +160,11 @@ def test_rules_that_do_not_fit_end_in_a_line(policy, tmp_path, capsys):
         (["grail", " "], "--rule ' ' is not allowed"),
         (["+grail=oar_g"], r"--rule '\+grail=oar_g' is not allowed; allowed: grail \| carried"),
         (["high_entropy", "grail=oar_g"], "--rule 'grail=oar_g' is not allowed"),
+        (
+            ["grail", "surprise occurrence=first"],  # records have one answer, up to which both are compared
+            "--rule 'surprise occurrence=first': algorithm.grail.occurrence='first' is not allowed beside 'last' of "
+            "--rule 'grail'; allowed: the same answer for both",
+        ),
     ):
         with pytest.raises(SystemExit, match=f"^grail-verl attribute: .*{says}"):
             main([*one, *itertools.chain(*(["--rule", rule] for rule in rules))])
@@ -228,6 +233,13 @@ def test_text_that_the_tokenizer_has_no_token_for_is_refused(model):
         for prompt, response, where in ((well, text, "response 0"), (text, well, "prompt 0")):
             with pytest.raises(ValueError, match=f"^{where} has text that this tokenizer has no token for: .*{lost}"):
                 attribute(prompt, response, model, tokenizer)
+
+
+@pytest.mark.parametrize("name", tokenizers_for_tests.BUILDERS)
+def test_half_a_character_is_refused(name):
+    """As JSON can spell one, and a shell hands over bytes that are no text."""
+    with pytest.raises(ValueError, match=r"^response 0 has text .* has no token for: '\\ud800\\udcff'"):
+        encode([Rollout("So", "2 \ud800 = \udcff2")], tokenizers_for_tests.build(name))
 
 
 @pytest.mark.parametrize("name", tokenizers_for_tests.BUILDERS)
