@@ -16,7 +16,7 @@ from recipes.study.reward import compute_score
 from recipes.study.rules import Shuffled
 from recipes.study.sweep import FIRST_METHODS
 from recipes.study.tasks import FIRST
-from recipes.study.train import Run
+from recipes.study.train import Run, Sizes
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,12 @@ def test_shuffled_weights_are_grails_in_other_places():
     assert torch.equal(Shuffled(GrailConfig()).token_weights(*batch()), found[0])
 
 
+STORY = (
+    "Anna has 14 coins. Ben has 3 boxes of 5 cards. Anna buys 2 bags of 6 coins. Clara has 2 packs of 4 books. "
+    "Anna gives 5 coins away. How many coins does Anna have now? Answer in \\boxed{}."
+)
+
+
 @pytest.mark.parametrize(
     ("task", "problem", "response", "reward"),
     [
@@ -63,15 +69,31 @@ def test_shuffled_weights_are_grails_in_other_places():
         ("legs", "2 crabs, 3 cows?", r"\boxed{32}", 1.0),
         ("legs", "2 crabs, 3 cows?", r"\boxed{28}", 0.0),  # reasoning-gym's scorer gives it a part
         ("legs", "2 crabs, 3 cows?", r"\boxed{}", 0.0),
+        ("word_problems", STORY, r"14 + 12 = 26, 26 - 5 = 21, \boxed{21}", 1.0),
+        ("word_problems", STORY, r"\boxed{36}", 0.0),  # Ben's cards among Anna's coins
+        ("word_problems", STORY, "21", 0.0),
     ],
 )
 def test_reward(task, problem, response, reward):
     assert compute_score(task, response, "", {"problem": problem}) == reward
 
 
+def test_a_language_model_is_trained_in_sizes_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = train.compose(train.overrides(Run("word_problems", "grail", 3e-5, seed=0)))
+    actor, sizes = config.actor_rollout_ref.actor, train.SIZES["word_problems"]
+    assert config.data.train_batch_size == actor.ppo_mini_batch_size == sizes.prompts  # one update a step
+    assert sizes.prompts * sizes.samples % actor.ppo_micro_batch_size_per_gpu == 0
+    assert config.actor_rollout_ref.rollout.n == sizes.samples and actor.ppo_micro_batch_size_per_gpu == sizes.rows
+    assert sizes.steps % sizes.evaluate_every == 0  # the last policy is evaluated
+    with pytest.raises(FileNotFoundError, match=r"recipes\.study\.imitate MODEL outputs/study/word_problems/policy"):
+        policy.build("word_problems", train.policy_folder("word_problems"))
+    assert Run("legs", "grpo", 3e-4, seed=0).sizes == train.Sizes()
+
+
 def one_step(rank: int, folder: str) -> dict:
     """method → a run of a single step."""
-    train.STEPS, train.EVALUATE_EVERY, train.HELD_OUT, train.PROMPTS = 1, 1, 4, 2
+    train.SIZES["chains"] = Sizes(steps=1, evaluate_every=1, prompts=2, rows=16, held_out=4)
     train.policy_folder = lambda task: folder
     return {method: traced(train.Trainer(Run("chains", method, 1e-2, seed=0))) for method in FIRST_METHODS}
 
