@@ -53,7 +53,7 @@ class Sizes:
 
 
 SIZES = {  # of other tasks: Sizes()
-    "word_problems": Sizes(steps=12, evaluate_every=12, prompts=4, samples=4, rows=4, held_out=32)
+    "word_problems": Sizes(steps=16, evaluate_every=16, prompts=4, samples=4, rows=4, held_out=32)
 }
 
 
@@ -171,6 +171,7 @@ class Trainer:
         asked = [(problem, temperature) for problem in self.held_out for temperature in [1.0] * TRIES + [0.0]]
         scores = np.array([score for *_, score in await self.respond(asked)]).reshape(-1, TRIES + 1)
         sampled, greedy = scores[:, :TRIES], scores[:, TRIES]
+        print(f"held out: {sampled.mean():.3f} sampled, {greedy.mean():.3f} greedy", flush=True)
         return {
             "sampled": sampled.mean(),
             "greedy": greedy.mean(),

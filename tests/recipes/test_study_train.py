@@ -153,6 +153,24 @@ def test_area_is_the_mean_over_the_run():
     assert train.area(points, "greedy") == pytest.approx((10 * 0.3 + 20 * 0.6) / 30)
 
 
+def test_language_models_gain_is_paired_by_problem(tmp_path, monkeypatch):
+    monkeypatch.setattr(curves, "RESULTS", tmp_path)
+    points = [
+        {"step": step, "sampled": sum(right) / 9, "greedy": 0.5, "pass@3": 0.75, "right": right}
+        for step, right in ((0, [0, 1, 2]), (4, [1, 2, 3]))  # one more of three tries, at every problem
+    ]
+    for method, rewards in (("grail", [0.0, 0.25, 0.5, 0.75]), ("grpo", [0.25] * 4)):
+        run = {"run": {"method": method}, "evaluation": points, "training": {"reward": rewards}, "seconds": 90}
+        file = tmp_path / "runs" / "word_problems" / f"{method}-0.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(run))
+    gain = "0.333 → 0.667 | 0.500 → 0.500 | 0.750 → 0.750 | +0.333 (+0.333 to +0.333)"
+    assert curves.language_model_table().splitlines()[2:] == [
+        f"| GRPO | {gain} | 0.250 | 0.250 | 2 |",
+        f"| GRAIL | {gain} | 0.125 | 0.625 | 2 |",
+    ]
+
+
 def test_comparison_is_paired_by_seed_and_exact():
     values, others = [0.5, 0.7, 0.9, 0.61], [0.4, 0.65, 0.87, 0.62]
     result = curves.compared(values, others)
