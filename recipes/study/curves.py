@@ -236,8 +236,8 @@ def language_model_table() -> str:
                 f"{run['seconds'] / 60:.0f}",
             ]
         )
-    head = ["method", *MEASURES.values(), "sampled, after less before", "reward, first half of the steps", "second half"]
-    return markdown_table([*head, "minutes"], rows)
+    halves = ["reward, first half of the steps", "second half"]
+    return markdown_table(["method", *MEASURES.values(), "sampled, after less before", *halves, "minutes"], rows)
 
 
 def tables(found: Mapping) -> dict[str, str]:
