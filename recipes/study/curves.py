@@ -22,7 +22,7 @@ from scipy import stats
 from recipes.study.document import DOCUMENTS, markdown_table, replace_block
 from recipes.study.sweep import FIRST_METHODS, PLANS, RESULTS, chosen_rate, tuned_areas
 from recipes.study.tasks import FIRST
-from recipes.study.train import area
+from recipes.study.train import TRIES, area
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -224,6 +224,27 @@ def rate_table() -> str:
     return markdown_table(["task", "method", "mean sampled accuracy at each rate"], rows)
 
 
+def language_model_table() -> str:
+    """Before and after the runs on word problems; intervals over held-out problems, of one run each."""
+    rows = []
+    for file in sorted((RESULTS / "runs" / "word_problems").glob("*.json"), key=lambda file: file.stem != "grpo-0"):
+        run = json.loads(file.read_text())
+        first, last = run["evaluation"][0], run["evaluation"][-1]
+        low, high = interval(np.subtract(last["right"], first["right"]) / TRIES)
+        rewards = np.array_split(run["training"]["reward"], 2)
+        rows.append(
+            [
+                LABELS[run["run"]["method"]],
+                *[f"{first[measure]:.3f} → {last[measure]:.3f}" for measure in MEASURES],
+                f"{last['sampled'] - first['sampled']:+.3f} ({low:+.3f} to {high:+.3f})",
+                *[f"{half.mean():.3f}" for half in rewards],
+                f"{run['seconds'] / 60:.0f}",
+            ]
+        )
+    halves = ["reward, first half of the steps", "second half"]
+    return markdown_table(["method", *MEASURES.values(), "sampled, after less before", *halves, "minutes"], rows)
+
+
 def tables(found: Mapping) -> dict[str, str]:
     """The blocks of the page."""
     return {
@@ -233,6 +254,7 @@ def tables(found: Mapping) -> dict[str, str]:
         "against-grpo": comparison_table(found, "grpo"),
         "against-shuffled": comparison_table(found, "shuffled"),
         "main_ppo": main_ppo_table(),
+        "word_problems": language_model_table(),
     }
 
 

@@ -3,8 +3,8 @@
     python -m recipes.smollm2.prepare outputs/smollm2/policy
     python -m recipes.study.imitate outputs/smollm2/policy outputs/study/word_problems/imitated --steps 60
 
-Between word_problems.py and hop_variants.py, as policy.py is between chains.py and credit.py. Problems are given, not
-imitated; held-out ones are never drawn.
+Between word_problems.py and what trains or measures the policy, train.py and hop_variants.py, as policy.py is between
+chains.py and those. Problems are given, not imitated; held-out ones are never drawn.
 """
 
 import argparse

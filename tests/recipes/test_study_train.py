@@ -18,7 +18,7 @@ from recipes.study.reward import compute_score
 from recipes.study.rules import EvenShares, InvertedShares, Moved, Shuffled, ShuffledShares
 from recipes.study.sweep import FIRST_METHODS
 from recipes.study.tasks import FIRST
-from recipes.study.train import Run
+from recipes.study.train import Run, Sizes
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,12 @@ def test_blame_of_a_wrong_answer_without_a_wrong_step_is_the_answers():
     assert truth.perfect(note, -1.0).tolist() == [0, 0, 0, 0, 0, 0, 4, 0]
 
 
+STORY = (
+    "Anna has 14 coins. Ben has 3 boxes of 5 cards. Anna buys 2 bags of 6 coins. Clara has 2 packs of 4 books. "
+    "Anna gives 5 coins away. How many coins does Anna have now? Answer in \\boxed{}."
+)
+
+
 @pytest.mark.parametrize(
     ("task", "problem", "response", "reward"),
     [
@@ -105,15 +111,31 @@ def test_blame_of_a_wrong_answer_without_a_wrong_step_is_the_answers():
         ("legs", "2 crabs, 3 cows?", r"\boxed{32}", 1.0),
         ("legs", "2 crabs, 3 cows?", r"\boxed{28}", 0.0),  # reasoning-gym's scorer gives it a part
         ("legs", "2 crabs, 3 cows?", r"\boxed{}", 0.0),
+        ("word_problems", STORY, r"14 + 12 = 26, 26 - 5 = 21, \boxed{21}", 1.0),
+        ("word_problems", STORY, r"\boxed{36}", 0.0),  # Ben's cards among Anna's coins
+        ("word_problems", STORY, "21", 0.0),
     ],
 )
 def test_reward(task, problem, response, reward):
     assert compute_score(task, response, "", {"problem": problem}) == reward
 
 
+def test_a_language_model_is_trained_in_sizes_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = train.compose(train.overrides(Run("word_problems", "grail", 3e-5, seed=0)))
+    actor, sizes = config.actor_rollout_ref.actor, train.SIZES["word_problems"]
+    assert config.data.train_batch_size == actor.ppo_mini_batch_size == sizes.prompts  # one update a step
+    assert sizes.prompts * sizes.samples % actor.ppo_micro_batch_size_per_gpu == 0
+    assert config.actor_rollout_ref.rollout.n == sizes.samples and actor.ppo_micro_batch_size_per_gpu == sizes.rows
+    assert sizes.steps % sizes.evaluate_every == 0  # the last policy is evaluated
+    with pytest.raises(FileNotFoundError, match=r"recipes\.study\.imitate MODEL outputs/study/word_problems/policy"):
+        policy.build("word_problems", train.policy_folder("word_problems"))
+    assert Run("legs", "grpo", 3e-4, seed=0).sizes == train.Sizes()
+
+
 def one_step(rank: int, folder: str) -> dict:
     """method → a run of a single step."""
-    train.STEPS, train.EVALUATE_EVERY, train.HELD_OUT, train.PROMPTS = 1, 1, 4, 2
+    train.SIZES["chains"] = Sizes(steps=1, evaluate_every=1, prompts=2, rows=16, held_out=4)
     train.policy_folder = lambda task: folder
     found = {method: traced(train.Trainer(Run("chains", method, 1e-2, seed=0))) for method in FIRST_METHODS}
     found["perfect"] = truth_of_tokens(train.Trainer(Run("chains", "perfect", 1e-2, seed=0)))
@@ -201,6 +223,24 @@ def test_every_method_trains_verls_worker_from_the_same_responses(steps):
 def test_area_is_the_mean_over_the_run():
     points = [{"step": 0, "greedy": 0.2}, {"step": 10, "greedy": 0.4}, {"step": 30, "greedy": 0.8}]
     assert train.area(points, "greedy") == pytest.approx((10 * 0.3 + 20 * 0.6) / 30)
+
+
+def test_language_models_gain_is_paired_by_problem(tmp_path, monkeypatch):
+    monkeypatch.setattr(curves, "RESULTS", tmp_path)
+    points = [
+        {"step": step, "sampled": sum(right) / 9, "greedy": 0.5, "pass@3": 0.75, "right": right}
+        for step, right in ((0, [0, 1, 2]), (4, [1, 2, 3]))  # one more of three tries, at every problem
+    ]
+    for method, rewards in (("grail", [0.0, 0.25, 0.5, 0.75]), ("grpo", [0.25] * 4)):
+        run = {"run": {"method": method}, "evaluation": points, "training": {"reward": rewards}, "seconds": 90}
+        file = tmp_path / "runs" / "word_problems" / f"{method}-0.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(run))
+    gain = "0.333 → 0.667 | 0.500 → 0.500 | 0.750 → 0.750 | +0.333 (+0.333 to +0.333)"
+    assert curves.language_model_table().splitlines()[2:] == [
+        f"| GRPO | {gain} | 0.250 | 0.250 | 2 |",
+        f"| GRAIL | {gain} | 0.125 | 0.625 | 2 |",
+    ]
 
 
 def test_comparison_is_paired_by_seed_and_exact():
