@@ -94,7 +94,7 @@ def draw(runs, path):
         axis.set_xlabel("training step")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize="small", loc="lower right")
+        axis.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18))  # below, over no band
     figure.savefig(path, dpi=130)
 
 
