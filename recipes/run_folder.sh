@@ -3,11 +3,27 @@
 # One folder holds one run. Started again with the same arguments, an unfinished run goes on (verl finds its
 # checkpoint) and a finished one is only drawn again; other arguments are refused here rather than mixed in, unless the
 # run never got to its first metrics: a mistyped command can be corrected.
+# So are overrides that would end without a curve: loggers without `file`, and a preset without the recipe's own `cpu`.
 # Every start has its own metrics file, because verl's file logger empties the one that it is given.
 # At its end a recipe touches `finished` in the folder.
 
 folder=$1
 shift
+for override in "$@"; do
+    case $override in
+        *trainer.logger=*file*) ;;
+        *trainer.logger=*)
+            echo "$override is not allowed, since the curve is drawn from verl's file logger;" \
+                "allowed: file among them, as in '[console,file,tensorboard]'" >&2
+            exit 1
+            ;;
+        +grail=[!\[]*)
+            echo "$override is not allowed beside this recipe's own +grail=cpu;" \
+                "name both: '+grail=[cpu,${override#*=}]'" >&2
+            exit 1
+            ;;
+    esac
+done
 mkdir -p "$folder/metrics"
 if [ -n "$(ls "$folder/metrics")" ] && [ -e "$folder/arguments" ] && [ "$(cat "$folder/arguments")" != "$*" ]; then
     echo "$folder holds a run with other arguments: $(cat "$folder/arguments")" >&2

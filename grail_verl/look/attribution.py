@@ -34,6 +34,7 @@ class Attribution:
         rollout: what it was made of.
         channels: what else is known of each token, name → (T,): "surprise" and "entropy"; of a product each factor;
             of saliency with hops what each found, "hop 0" …, of which the score is the sum.
+        factors: of the score, where it is a product: names of channels.
     """
 
     prompt: str
@@ -44,6 +45,7 @@ class Attribution:
     weighted: bool
     rollout: Rollout = field(repr=False)
     channels: dict[str, list[float]] = field(default_factory=dict, repr=False)
+    factors: Sequence[str] = field(default=(), repr=False)
 
     def record(self, second: "Attribution | None" = None) -> dict:
         """As records.py writes it; with what another rule gives the same response."""
@@ -75,17 +77,25 @@ class Attribution:
 
     def __rich__(self) -> Group:
         """Blue below a weight of 1, orange above, in full at half and at twice as much; the answer underlined. Below
-        it, with hops, what each found and their sum, in full where it is largest before the answer."""
-        parts = [Text(printable(self.prompt), style="dim"), self._coloured([_of_weight(each) for each in self.weight])]
+        it, with hops, what each found and their sum, and of a product its other factors, in full where each is largest
+        before the answer. Above each stands what it is."""
+        weights = self._coloured([_of_weight(each) for each in self.weight])
+        parts = [Text(printable(self.prompt), style="dim"), Text(self._caption(), style="italic"), weights]
         hops = {name: values for name, values in self.channels.items() if name.startswith("hop ")}
         if hops:
             hops["their sum"] = [sum(values) for values in zip(*hops.values(), strict=True)]
         for name, values in hops.items():
-            top = max(self._before_answer(values), default=0.0)
-            colours = [_mixed(value / top if top else 0.0) for value in values]
-            title = f"{name}, {sum(self._before_answer(values)):.2f} of it before the answer"
-            parts += [Text(title, style="italic"), self._coloured(colours)]
-        return Group(*parts, Text(self._caption(), style="italic"))
+            parts += self._titled(f"{name}, {sum(self._before_answer(values)):.2f} of it before the answer", values)
+        for name in self.factors:
+            if not (hops and name == "saliency"):  # their sum
+                values = self.channels[name]
+                top = max(self._before_answer(values), default=0.0)
+                parts += self._titled(f"{name}, a factor, up to {top:.2f}{self._place}", values)
+        return Group(*parts)
+
+    def _titled(self, title: str, values: Sequence[float]) -> tuple[Text, Text]:
+        top = max(self._before_answer(values), default=0.0)
+        return Text(title, style="italic"), self._coloured([_mixed(value / top if top else 0.0) for value in values])
 
     def _coloured(self, colours: Sequence[Color]) -> Text:
         response = Text()
@@ -93,6 +103,10 @@ class Attribution:
             answer = self.answer is not None and self.answer.start <= place < self.answer.end
             response.append(printable(token), Style(bgcolor=colour, color=LIGHT.ink, underline=answer))
         return response
+
+    @property
+    def _place(self) -> str:
+        return "" if self.answer is None else " before the answer"
 
     def _before_answer(self, values: Sequence[float]) -> Sequence[float]:
         return values if self.answer is None else values[: self.answer.start]
@@ -107,8 +121,7 @@ class Attribution:
         if not self.weighted:
             return said + ", not weighted by their scores"
         before = self._before_answer(self.weight) or [1.0]
-        place = "" if self.answer is None else " before the answer"
-        return f"{said}; weights{place} {min(before):.2f} to {max(before):.2f}"
+        return f"{said}; weights{self._place} {min(before):.2f} to {max(before):.2f}"
 
 
 def told_agreement(one: Attribution, other: Attribution) -> str:

@@ -89,6 +89,7 @@ def attributions(
                 bool(credit.weighted_B[row]),
                 one.rollout,
                 {name: values_BT[row, :length].tolist() for name, values_BT in told.items()},
+                [name for name in rule.config.scores if scored and name in told],
             )
 
 

@@ -94,7 +94,8 @@ def draw(runs, path):
         axis.set_xlabel("training step")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize="small", loc="lower right")
+        # Below the axis: within it, a band would lie under it.
+        axis.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18))
     figure.savefig(path, dpi=130)
 
 

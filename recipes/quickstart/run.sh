@@ -6,9 +6,11 @@
 # A small model is built that answers arithmetic problems and makes mistakes (policy.py, data.py); verl trains
 # it with GRAIL; a picture and a table show what happened (plot.py). Interrupted and started again with the
 # same command, it goes on from the last checkpoint. Further arguments are Hydra overrides, RUN is the run's
-# folder:
+# folder. It gives `+grail=cpu` itself, so another preset is named together with that; loggers, together with `file`,
+# from which the curve is drawn:
 #
-#   RUN=outputs/quickstart/high_entropy bash recipes/quickstart/run.sh '+grail=[cpu,high_entropy]'    # name both
+#   RUN=outputs/quickstart/carried bash recipes/quickstart/run.sh '+grail=[cpu,carried]'
+#   RUN=outputs/quickstart/shown bash recipes/quickstart/run.sh 'trainer.logger=[console,file,tensorboard]'
 #   RUN=outputs/quickstart/grpo bash recipes/quickstart/run.sh algorithm.adv_estimator=grpo
 #   python -m recipes.quickstart.plot outputs/quickstart/grail outputs/quickstart/grpo
 #

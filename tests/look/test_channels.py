@@ -1,6 +1,7 @@
 """What `grail-verl attribute` tells of each token beside its weight, and of two rules on the same responses; text that
 the tokenizer has no token for."""
 
+import io
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ import tokenizers_for_tests
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -50,6 +52,24 @@ def test_each_hop_is_there_and_the_score_is_their_sum(model, tokenizer):
     shares = [sum(found.channels[f"hop {hop}"][: answer.start]) for hop in range(4)]
     for name, share in zip(("hop 0", "hop 1", "hop 2", "hop 3", "their sum"), [*shares, sum(shares)], strict=True):
         assert f"{name}, {share:.2f} of it before the answer" in said
+
+
+@pytest.mark.parametrize(
+    ("hops", "lines"), [(0, ["saliency", "surprise"]), (1, ["hop 0", "hop 1", "their sum", "surprise"])]
+)
+def test_a_product_shows_each_factor_under_its_own_title(model, tokenizer, hops, lines):
+    """The hops' sum is the factor saliency. What a token's −log p is stands there for no other rule."""
+    found = attribute(PROMPT, RESPONSE, model, tokenizer, score=["saliency", "surprise"], hops=hops)
+    console = Console(width=200, file=io.StringIO())
+    console.print(found)
+    said = console.file.getvalue().splitlines()
+    assert said[0] == PROMPT and said[2::2] == [RESPONSE] * (1 + len(lines))
+    assert [title.partition(",")[0] for title in said[3::2]] == lines
+    assert said[1].startswith(f"{len(found.tokens)} tokens; weights before the answer ")
+    top = max(found.channels["surprise"][: found.answer.start])
+    assert said[-2] == f"surprise, a factor, up to {top:.2f} before the answer"
+    alone = attribute(PROMPT, RESPONSE, model, tokenizer, hops=hops)
+    assert "surprise" in alone.channels and "surprise" not in alone._repr_html_()
 
 
 @pytest.mark.parametrize("options", [{}, {"score": "surprise"}, {"score": ["saliency", "surprise"], "hops": 1}])

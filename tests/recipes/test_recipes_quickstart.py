@@ -165,17 +165,37 @@ def test_table_and_picture_with_and_without_grail_metrics(tmp_path):
     assert (tmp_path / "both.png").stat().st_size > (tmp_path / "one.png").stat().st_size > 0
 
 
-def test_a_mistyped_command_can_be_corrected_and_a_run_that_began_is_not_mixed(tmp_path):
+def start(folder: Path, *arguments: str):
     """run_folder.sh, as the recipes source it."""
-    def start(*arguments):
-        script = 'set -euo pipefail; source recipes/run_folder.sh "$@"; echo "$VERL_FILE_LOGGER_PATH"'
-        command = ["bash", "-c", script, "run", str(tmp_path / "run"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    script = 'set -euo pipefail; source recipes/run_folder.sh "$@"; echo "$VERL_FILE_LOGGER_PATH"'
+    command = ["bash", "-c", script, "run", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
 
-    assert start("grail.score=surprize").returncode == 0  # verl then refuses the option
-    begun = start("grail.score=surprise")
+
+def test_a_mistyped_command_can_be_corrected_and_a_run_that_began_is_not_mixed(tmp_path):
+    assert start(tmp_path, "grail.score=surprize").returncode == 0  # verl then refuses the option
+    begun = start(tmp_path, "grail.score=surprise")
     assert begun.returncode == 0
     Path(begun.stdout.strip()).write_text("{}\n")
-    assert start("grail.score=surprise").returncode == 0  # goes on
-    other = start("grail.score=entropy")
+    assert start(tmp_path, "grail.score=surprise").returncode == 0  # goes on
+    other = start(tmp_path, "grail.score=entropy")
     assert other.returncode == 1 and "holds a run with other arguments: grail.score=surprise" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("trainer.logger=[console,tensorboard]", "allowed: file among them, as in '[console,file,tensorboard]'"),
+        ("++trainer.logger=wandb", "++trainer.logger=wandb is not allowed"),
+        ("+grail=carried", "name both: '+grail=[cpu,carried]'"),
+    ],
+)
+def test_what_would_end_without_a_curve_is_refused_at_once(tmp_path, argument, says):
+    refused = start(tmp_path / "run", "std=0.3", argument)
+    assert refused.returncode == 1 and says in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("argument", ["trainer.logger=[console,file,tensorboard]", "+grail=[cpu,carried]"])
+def test_what_ends_with_one_is_taken(tmp_path, argument):
+    assert start(tmp_path, argument).returncode == 0

