@@ -412,7 +412,7 @@ def test_readme_says_where_the_rules_land():
     default, carried = "grail/embeddings/predictor", "surprise × hops/3"
     mistake = {score: f"the first mistake {of_cells(score, mistakes)}" for score in ("oar_g", "surprise", "entropy")}
     for rule, says in {
-        "| GRAIL": f"what moves the answer, the rest kept, {of_cells(default, kept)}; "
+        "| GRAIL": f"tokens whose change alone moves the answer {of_cells(default, kept)}; "
         f"the first mistake {of_cells(default, mistakes)}",
         "| OAR-G": mistake["oar_g"],
         "| −log p": mistake["surprise"],
