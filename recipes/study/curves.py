@@ -227,14 +227,15 @@ def rate_table() -> str:
 def language_model_table() -> str:
     """Before and after the runs on word problems; intervals over held-out problems, of one run each."""
     rows = []
-    for file in sorted((RESULTS / "runs" / "word_problems").glob("*.json"), key=lambda file: file.stem != "grpo-0"):
-        run = json.loads(file.read_text())
+    files = (RESULTS / "runs" / "word_problems").glob("*.json")
+    for run in sorted((json.loads(file.read_text()) for file in files), key=lambda run: -run["run"]["lr"]):
         first, last = run["evaluation"][0], run["evaluation"][-1]
         low, high = interval(np.subtract(last["right"], first["right"]) / TRIES)
         rewards = np.array_split(run["training"]["reward"], 2)
         rows.append(
             [
                 LABELS[run["run"]["method"]],
+                f"{run['run']['lr']:g}",
                 *[f"{first[measure]:.3f} → {last[measure]:.3f}" for measure in MEASURES],
                 f"{last['sampled'] - first['sampled']:+.3f} ({low:+.3f} to {high:+.3f})",
                 *[f"{half.mean():.3f}" for half in rewards],
@@ -242,7 +243,8 @@ def language_model_table() -> str:
             ]
         )
     halves = ["reward, first half of the steps", "second half"]
-    return markdown_table(["method", *MEASURES.values(), "sampled, after less before", *halves, "minutes"], rows)
+    head = ["method", "learning rate", *MEASURES.values(), "sampled, after less before", *halves, "minutes"]
+    return markdown_table(head, rows)
 
 
 def tables(found: Mapping) -> dict[str, str]:

@@ -19,9 +19,9 @@ source recipes/smollm2/policy.sh
 words=outputs/study/word_problems
 [ -e $words/imitated ] || python -m recipes.study.imitate outputs/smollm2/policy $words/imitated --steps 30
 [ -e $words/policy ] || python -m recipes.study.imitate $words/imitated $words/policy --steps 60
-[ -e recipes/study/results/runs/word_problems/grail-0.json ] ||
+[ -e recipes/study/results/runs/word_problems/grail-3e-5.json ] ||
     python -m recipes.study.train word_problems grail --lr 3e-5 --seed 0 --policy $words/grail \
-        --out recipes/study/results/runs/word_problems/grail-0.json
+        --out recipes/study/results/runs/word_problems/grail-3e-5.json
 python -m recipes.study.curves
 python -m recipes.study.headroom
 

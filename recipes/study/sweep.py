@@ -51,8 +51,8 @@ PLANS = {
     "legs": Plan((1e-4, 3e-4, 6e-4), FIRST_METHODS, FIRST_METHODS, tuning_seeds=(100,)),
     "chains-14": Plan(
         RATES[1:3],
-        (*ENDS, "carried", "surprise_shares"),
-        (*ENDS, "carried", "surprise_shares"),
+        (*ENDS, "carried", "surprise_shares", "even_shares"),
+        (*ENDS, "carried", "surprise_shares", "even_shares"),
         tuning_seeds=(100,),
     ),
     **{task: Plan(RATES, ENDS, ENDS, seeds=range(2)) for task in LONGER if task != "chains-14"},

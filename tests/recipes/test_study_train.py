@@ -231,15 +231,16 @@ def test_language_models_gain_is_paired_by_problem(tmp_path, monkeypatch):
         {"step": step, "sampled": sum(right) / 9, "greedy": 0.5, "pass@3": 0.75, "right": right}
         for step, right in ((0, [0, 1, 2]), (4, [1, 2, 3]))  # one more of three tries, at every problem
     ]
-    for method, rewards in (("grail", [0.0, 0.25, 0.5, 0.75]), ("grpo", [0.25] * 4)):
-        run = {"run": {"method": method}, "evaluation": points, "training": {"reward": rewards}, "seconds": 90}
+    for method, lr, rewards in (("grail", 1e-6, [0.0, 0.25, 0.5, 0.75]), ("grpo", 1e-5, [0.25] * 4)):
+        run = {"run": {"method": method, "lr": lr}, "evaluation": points, "seconds": 90}
+        run["training"] = {"reward": rewards}
         file = tmp_path / "runs" / "word_problems" / f"{method}-0.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(run))
     gain = "0.333 → 0.667 | 0.500 → 0.500 | 0.750 → 0.750 | +0.333 (+0.333 to +0.333)"
     assert curves.language_model_table().splitlines()[2:] == [
-        f"| GRPO | {gain} | 0.250 | 0.250 | 2 |",
-        f"| GRAIL | {gain} | 0.125 | 0.625 | 2 |",
+        f"| GRPO | 1e-05 | {gain} | 0.250 | 0.250 | 2 |",
+        f"| GRAIL | 1e-06 | {gain} | 0.125 | 0.625 | 2 |",
     ]
 
 
