@@ -41,30 +41,28 @@ def share(rule: Sequence[float], ends: Sequence[Sequence[float]]) -> dict:
 
 
 def numbers() -> dict:
-    """{task: seeds, rates, headroom and each method's area}, of the seeds that all its methods have."""
+    """{task: headroom and methods}. A method is compared on the seeds that it has in common with both ends, two at
+    least."""
     found = {}
     for task in LONGER:
         runs = {method: {run["run"]["seed"]: run for run in load(task, method)} for method in PLANS[task].compared}
-        seeds = sorted(set.intersection(*map(set, runs.values())))
-        if len(seeds) < 2:
-            continue
-        values = {m: [area(of[seed]["evaluation"], "sampled") for seed in seeds] for m, of in runs.items()}
-        ends = [values[end] for end in ENDS]
-        difference = np.subtract(*reversed(ends))
-        error = difference.std(ddof=1) / len(seeds) ** 0.5
-        found[task] = {
-            "seeds": seeds,
-            "headroom": {**compared(*reversed(ends)), "error": float(error)},
-            "methods": {
-                method: {
-                    "rate": runs[method][seeds[0]]["run"]["lr"],
-                    **summarised(values[method]),
-                    **({} if method == "grpo" else {"against_grpo": compared(values[method], values["grpo"])}),
-                    **({} if method in ENDS else {"of_headroom": share(values[method], ends)}),
-                }
-                for method in values
-            },
-        }
+        methods = {}
+        for method, of in runs.items():
+            seeds = sorted(set.intersection(*(set(runs[each]) for each in (method, *ENDS))))
+            if len(seeds) < 2:
+                continue
+            values, *ends = (
+                [area(runs[each][seed]["evaluation"], "sampled") for seed in seeds] for each in (method, *ENDS)
+            )
+            methods[method] = {"seeds": seeds, "rate": of[seeds[0]]["run"]["lr"], **summarised(values)}
+            if method != "grpo":
+                methods[method]["against_grpo"] = compared(values, ends[0])
+            if method not in ENDS:
+                methods[method]["of_headroom"] = share(values, ends)
+        if methods:
+            room = np.subtract(*(methods[end]["values"] for end in reversed(ENDS)))
+            error = float(room.std(ddof=1) / len(room) ** 0.5)
+            found[task] = {"headroom": {"difference": float(room.mean()), "error": error}, "methods": methods}
     return found
 
 
@@ -77,10 +75,8 @@ def headroom_table(found: Mapping) -> str:
     for task, results in found.items():
         room = results["headroom"]
         ends = [f"{of['mean']:.3f} ({of['rate']:g})" for of in map(results["methods"].get, ENDS)]
-        enough = "yes" if has_room(results) else "no"
-        rows.append(
-            [task, len(results["seeds"]), *ends, f"{room['difference']:+.3f}", f"{room['error']:.3f}", enough]
-        )
+        seeds, enough = len(results["methods"]["grpo"]["seeds"]), "yes" if has_room(results) else "no"
+        rows.append([task, seeds, *ends, f"{room['difference']:+.3f}", f"{room['error']:.3f}", enough])
     head = ["task", "seeds", "GRPO (rate)", "perfect (rate)", "headroom", "its standard error", f"{ENOUGH} times that"]
     return markdown_table(head, rows)
 
@@ -96,6 +92,7 @@ def rules_table(found: Mapping) -> str:
                     task,
                     f"`{method}`",
                     f"{of['rate']:g}",
+                    len(of["seeds"]),
                     "{:.3f} ({:.3f}–{:.3f})".format(of["mean"], *of["interval"]),
                     "{:+.3f} ({:+.3f} to {:+.3f}), p {:.3f}".format(
                         against["difference"], *against["interval"], against["p"]
@@ -105,7 +102,7 @@ def rules_table(found: Mapping) -> str:
                     "{:.2f} ({:.2f} to {:.2f})".format(part["share"], *part["interval"]) if part else "",
                 ]
             )
-    return markdown_table(["task", "method", "rate", "area", "less GRPO's", "share of the headroom"], rows)
+    return markdown_table(["task", "method", "rate", "seeds", "area", "less GRPO's", "share of the headroom"], rows)
 
 
 def tuning_table() -> str:

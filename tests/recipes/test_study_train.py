@@ -328,6 +328,13 @@ def test_tables_go_where_the_page_marks_them(tmp_path):
         replace_block(page, "three", "")
 
 
+def test_the_page_of_headroom_shows_the_results():
+    page, found = headroom.PAGE.read_text(), headroom.numbers()
+    assert found == json.loads((headroom.RESULTS / "headroom.json").read_text())
+    for name, text in headroom.tables(found).items():
+        assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page
+
+
 def test_the_page_shows_the_results():
     page = (DOCUMENTS / "training.md").read_text()
     found = curves.numbers()
