@@ -335,6 +335,19 @@ def test_the_page_of_headroom_shows_the_results():
         assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page
 
 
+def test_readme_says_what_the_rules_win():
+    readme = (DOCUMENTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    methods = headroom.numbers()["chains-14"]["methods"]
+    for rule, method in (("surprise", "surprise_shares"), ("carried", "carried")):
+        against = methods[method]["against_grpo"]
+        gain = "{:+.3f} ({:+.3f} to {:+.3f})".format(against["difference"], *against["interval"]).replace("-", "−")
+        (row,) = (line for line in readme.splitlines() if line.startswith(f"| `+grail={rule}`"))
+        assert f"chains of 14: {gain}" in row
+    grpo, perfect = (f"{methods[end]['mean']:.2f}" for end in sweep.ENDS)
+    assert f"GRPO's mean sampled accuracy is {grpo}, and {perfect} with perfect credit" in " ".join(readme.split())
+    assert f"({len(methods['perfect']['seeds'])} seeds," in readme
+
+
 def test_the_page_shows_the_results():
     page = (DOCUMENTS / "training.md").read_text()
     found = curves.numbers()
