@@ -19,9 +19,13 @@ source recipes/smollm2/policy.sh
 words=outputs/study/word_problems
 [ -e $words/imitated ] || python -m recipes.study.imitate outputs/smollm2/policy $words/imitated --steps 30
 [ -e $words/policy ] || python -m recipes.study.imitate $words/imitated $words/policy --steps 60
-[ -e recipes/study/results/runs/word_problems/grail-3e-5.json ] ||
-    python -m recipes.study.train word_problems grail --lr 3e-5 --seed 0 --policy $words/grail \
-        --out recipes/study/results/runs/word_problems/grail-3e-5.json
+trained() {
+    [ -e "recipes/study/results/runs/word_problems/grail-$1.json" ] ||
+        python -m recipes.study.train word_problems grail --lr "$1" --seed 0 --policy "$2" \
+            --out "recipes/study/results/runs/word_problems/grail-$1.json"
+}
+trained 3e-5 $words/grail
+trained 5e-6 $words/grail-5e-6
 python -m recipes.study.curves
 python -m recipes.study.headroom
 
@@ -46,4 +50,5 @@ hops smollm2 word_problems outputs/smollm2/policy --responses 24 --variants hops
 hops smollm2-imitated word_problems $words/imitated --responses 24 --variants hops
 hops smollm2-imitated-90 word_problems $words/policy --responses 24 --variants hops
 hops smollm2-rl word_problems $words/grail --responses 24 --variants hops
+hops smollm2-rl-5e-6 word_problems $words/grail-5e-6 --responses 24 --variants hops
 python -m recipes.study.figures_hops
