@@ -2,7 +2,7 @@
 
     python -m recipes.study.hop_variants chains outputs/study/chains/policy recipes/study/results/hops/chains.json
     python -m recipes.study.hop_variants word_problems outputs/smollm2/policy recipes/study/results/hops/smollm2.json \\
-        --responses 24 --variants hops hops± log-odds
+        --responses 24 --variants hops log-odds content
 
 Beside credit.py, whose responses and questions these are; word problems' solutions are given, not sampled. Tables are
 figures_hops.py's. Scores are VARIANT/K, K = 0 the gradient of the answer alone; beside them surprise (−log p),

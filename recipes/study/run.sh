@@ -46,7 +46,7 @@ hops() {
 }
 hops chains-96-rl chains outputs/study/chains/grail
 hops chains-96-imitation chains outputs/study/chains/policy
-hops smollm2 word_problems outputs/smollm2/policy --responses 24 --variants hops
+hops smollm2 word_problems outputs/smollm2/policy --responses 24 --variants hops log-odds content first middle last
 hops smollm2-imitated word_problems $words/imitated --responses 24 --variants hops
 hops smollm2-imitated-90 word_problems $words/policy --responses 24 --variants hops
 hops smollm2-rl word_problems $words/grail --responses 24 --variants hops
