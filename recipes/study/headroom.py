@@ -26,6 +26,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 PAGE = DOCUMENTS / "headroom.md"
+EVEN = "even_shares"  # the control: a rule's sum of weights, in every place
 ENOUGH = 3  # times its standard error: where rules are compared
 RESAMPLES = 10_000
 
@@ -59,6 +60,10 @@ def numbers() -> dict:
                 methods[method]["against_grpo"] = compared(values, ends[0])
             if method not in ENDS:
                 methods[method]["of_headroom"] = share(values, ends)
+            both = [seed for seed in seeds if seed in runs.get(EVEN, {})]
+            if method not in ("grpo", EVEN) and len(both) > 1:
+                pair = ([area(runs[each][seed]["evaluation"], "sampled") for seed in both] for each in (method, EVEN))
+                methods[method]["against_even"] = compared(*pair)
         if methods:
             room = np.subtract(*(methods[end]["values"] for end in reversed(ENDS)))
             error = float(room.std(ddof=1) / len(room) ** 0.5)
@@ -86,7 +91,7 @@ def rules_table(found: Mapping) -> str:
     rows = []
     for task, results in found.items():
         for method, of in results["methods"].items() if has_room(results) else ():
-            against, part = of.get("against_grpo"), of.get("of_headroom")
+            part = of.get("of_headroom")
             rows.append(
                 [
                     task,
@@ -94,15 +99,17 @@ def rules_table(found: Mapping) -> str:
                     f"{of['rate']:g}",
                     len(of["seeds"]),
                     "{:.3f} ({:.3f}–{:.3f})".format(of["mean"], *of["interval"]),
-                    "{:+.3f} ({:+.3f} to {:+.3f}), p {:.3f}".format(
-                        against["difference"], *against["interval"], against["p"]
-                    )
-                    if against
-                    else "",
+                    _difference(of.get("against_grpo")),
                     "{:.2f} ({:.2f} to {:.2f})".format(part["share"], *part["interval"]) if part else "",
+                    _difference(of.get("against_even")),
                 ]
             )
-    return markdown_table(["task", "method", "rate", "seeds", "area", "less GRPO's", "share of the headroom"], rows)
+    head = ["task", "method", "rate", "seeds", "area", "less GRPO's", "share of the headroom", "less even shares'"]
+    return markdown_table(head, rows)
+
+
+def _difference(of: Mapping | None) -> str:
+    return "{:+.3f} ({:+.3f} to {:+.3f}), p {:.3f}".format(of["difference"], *of["interval"], of["p"]) if of else ""
 
 
 def tuning_table() -> str:
