@@ -4,6 +4,8 @@ Beside train.py. GRPO and verl's own losses; rules of the plugin; controls, whic
 (rules.py); and what knows the truth, whose weights train.py takes from truth.py.
 """
 
+from recipes.study import truth
+
 GRPO = ["algorithm.adv_estimator=grpo"]
 GRAIL = ["algorithm.adv_estimator=grail"]
 
@@ -43,5 +45,5 @@ CONTROLS = {
     "inverted_shares": control("surprise", "inverted_shares"),
 }
 LOSSES = {name: [*GRPO, f"actor_rollout_ref.actor.policy_loss.loss_mode={name}"] for name in ("kl_cov", "clip_cov")}
-TRUTHS = {name: GRPO for name in ("perfect", "no_filler")}
+TRUTHS = dict.fromkeys(truth.WEIGHTS, GRPO)
 METHODS = {"grpo": GRPO, **RULES, **CONTROLS, **LOSSES, **TRUTHS}

@@ -110,7 +110,8 @@ def carry_out(runs: Iterable[tuple[Run, Path]], parallel: int, dry: bool) -> Non
 def main(tasks: Sequence[str], parallel: int, dry: bool) -> None:
     for task in tasks:
         plan = PLANS[task]
-        build(task, policy_folder(task))
+        if not dry:
+            build(task, policy_folder(task))
         tuning = [Run(task, m, lr, seed) for seed in plan.tuning_seeds for lr in plan.rates for m in plan.methods]
         carry_out([(run, result_file(run, tuning=True)) for run in tuning], parallel, dry)
         if dry and not all(result_file(run, tuning=True).exists() for run in tuning):

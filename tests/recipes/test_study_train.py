@@ -330,9 +330,10 @@ def test_tables_go_where_the_page_marks_them(tmp_path):
 
 def test_the_page_of_headroom_shows_the_results():
     page, found = headroom.PAGE.read_text(), headroom.numbers()
-    assert found == json.loads((headroom.RESULTS / "headroom.json").read_text())
-    for name, text in headroom.tables(found).items():
-        assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page
+    stored = json.loads((headroom.RESULTS / "headroom.json").read_text())
+    for numbers in (found, stored):
+        for name, text in headroom.tables(numbers).items():
+            assert f"<!-- table: {name} -->\n{text}\n<!-- end -->" in page
 
 
 def test_readme_says_what_the_rules_win():
