@@ -271,12 +271,13 @@ class Generator(threading.Thread):
 
     def _prefill(self, requests: list[Request]) -> tuple[Batch, torch.Tensor]:
         """Run each distinct prompt once; returns the batch and the logits (B, V) of the first token."""
-        index: dict[tuple[int, ...], int] = {}
-        rows = torch.tensor([index.setdefault(tuple(request.prompt), len(index)) for request in requests])
+        device, index = self.model.device, {}
+        of_requests = [index.setdefault(tuple(request.prompt), len(index)) for request in requests]
+        rows = torch.tensor(of_requests, device=device)
         width = max(len(prompt) for prompt in index)
-        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in index])
-        pad = torch.tensor([width - len(prompt) for prompt in index])
-        column = torch.arange(width)
+        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in index], device=device)
+        pad = torch.tensor([width - len(prompt) for prompt in index], device=device)
+        column = torch.arange(width, device=device)
         cache = Cache(layer_class_to_replicate=GrowingLayer)
         logits = self.model(
             input_ids=ids,
@@ -312,6 +313,8 @@ class Generator(threading.Thread):
             out_logprobs=torch.zeros(count, most),
             done=torch.zeros(count, dtype=torch.bool),
         )
+        for name, value in batch._tensors().items():
+            setattr(batch, name, value.to(device))
         return batch, logits[rows]
 
     def _decode(self, batch: Batch) -> torch.Tensor:
@@ -320,7 +323,7 @@ class Generator(threading.Thread):
         latest = batch.out_tokens.gather(1, batch.count[:, None] - 1)
         return self.model(
             input_ids=latest,
-            attention_mask=(torch.arange(width + 1) >= batch.pad[:, None]).long(),
+            attention_mask=(torch.arange(width + 1, device=self.model.device) >= batch.pad[:, None]).long(),
             position_ids=(width - batch.pad)[:, None],
             past_key_values=batch.cache,
             use_cache=True,

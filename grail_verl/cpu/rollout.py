@@ -17,6 +17,7 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.device import get_device_name
 from verl.utils.tokenizer import normalize_token_ids
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutMode, RolloutReplica, TokenOutput
@@ -64,7 +65,7 @@ class GenerationServer:
         self.received: set[str] = set()
         vocab_size = len(model_config.tokenizer)
         self.generator = Generator(
-            model.eval(), vocab_size, config.max_num_seqs, config.max_num_batched_tokens
+            model.to(get_device_name()).eval(), vocab_size, config.max_num_seqs, config.max_num_batched_tokens
         )
         self.generator.start()
 

@@ -61,7 +61,7 @@ def annotation_of(reading: Reading, pieces: list[str]) -> Annotation:
     """Of a reading whose text the pieces are, none of them empty."""
     segment_of, result_of, wrong_of = [], [], []  # of each character
     for index, (segment, right) in enumerate(reading):
-        results = list(re.finditer(r"(?<=[=*])\d+|(?<== )\d+|(?<=^ )\d+(?=; )|(?<=\{)\d+", segment.text))
+        results = list(re.finditer(r"(?<=[=*])-?\d+|(?<== )\d+|(?<=^ )\d+(?=; )|(?<=\{)-?\d+", segment.text))
         begin, end = results[-1].span() if results else (0, 0)
         departs = _departure(segment.text[begin:end], right) if segment.mistake else None
         for at in range(len(segment.text)):

@@ -62,7 +62,9 @@ def build(task_name: str, folder: Path, steps: int | None = None, hidden_size: i
     if folder.exists():
         return
     if task_name not in SMALL:
-        raise FileNotFoundError(f"{folder} is not there: python -m recipes.study.imitate MODEL {folder} makes it")
+        raise FileNotFoundError(
+            f"{folder} is not there: python -m recipes.study.imitate {task_name} MODEL {folder} makes it"
+        )
     task = SMALL[task_name]
     steps = steps or task.imitation_steps
     tokenizer, rng = build_tokenizer(task), random.Random(0)

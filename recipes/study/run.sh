@@ -17,8 +17,8 @@ python -m recipes.study.sweep chains legs chains-14
 # A language model, too, which has imitated worked solutions for 30 steps, then for 60 more.
 source recipes/smollm2/policy.sh
 words=outputs/study/word_problems
-[ -e $words/imitated ] || python -m recipes.study.imitate outputs/smollm2/policy $words/imitated --steps 30
-[ -e $words/policy ] || python -m recipes.study.imitate $words/imitated $words/policy --steps 60
+[ -e $words/imitated ] || python -m recipes.study.imitate word_problems outputs/smollm2/policy $words/imitated --steps 30
+[ -e $words/policy ] || python -m recipes.study.imitate word_problems $words/imitated $words/policy --steps 60
 trained() {
     [ -e "recipes/study/results/runs/word_problems/grail-$1.json" ] ||
         python -m recipes.study.train word_problems grail --lr "$1" --seed 0 --policy "$2" \

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tensordict import TensorDict
+from verl.utils.device import get_device_name
 
 from recipes.study import truth
 from recipes.study.annotate import annotate
@@ -53,7 +54,8 @@ class Sizes:
 
 
 SIZES = {  # of other tasks: Sizes()
-    "word_problems": Sizes(steps=16, evaluate_every=16, prompts=4, samples=4, rows=4, held_out=32)
+    "word_problems": Sizes(steps=16, evaluate_every=16, prompts=4, samples=4, rows=4, held_out=32),
+    "language-sums": Sizes(rows=16),
 }
 
 
@@ -98,6 +100,7 @@ def overrides(run: Run) -> list[str]:
         f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={sizes.rows}",
         f"actor_rollout_ref.rollout.n={sizes.samples}",
         f"actor_rollout_ref.rollout.seed={run.seed}",
+        f"trainer.device={get_device_name()}",
         f"trainer.total_training_steps={sizes.steps}",
     ]
 
@@ -164,7 +167,7 @@ class Trainer:
 
     async def hand_over(self, step: int) -> None:
         named, _ = self.actor.engine.get_per_tensor_param()
-        weights = {name: tensor.detach().numpy() for name, tensor in named}
+        weights = {name: tensor.detach().cpu().numpy() for name, tensor in named}
         await self.server.update_weights(weights, step, last=True)
 
     async def evaluate(self) -> dict:

@@ -78,6 +78,10 @@ class WordProblems:
     def draw_problem(self, rng: random.Random, validation: bool = False) -> str:
         return draw(rng, validation)[0]
 
+    def example(self, rng: random.Random) -> tuple[str, Reading]:
+        """A problem and a solution with mistakes, as imitate.py wants them."""
+        return draw(rng)
+
     def ground_truth(self, problem: str) -> str:
         """What the story's first person has, bought and gave away."""
         name, total = re.match(r"(\w+) has (\d+)", problem).groups()

@@ -91,6 +91,15 @@ def test_truth_weighs_what_the_construction_says(method, advantage, weights):
     assert truth.WEIGHTS[method](note, advantage).tolist() == weights
 
 
+def test_blame_of_a_sum_is_at_the_first_sign_or_digit_that_departs():
+    solution = "3-5=-2; -2-4=6; 6+1=7; \\boxed{7}"  # -6 it should be
+    note = annotate("sums-10", "3-5-4+1", list(solution))
+    weights = truth.WEIGHTS["perfect"](note, -1.0)
+    assert weights.tolist() == [truth.TOTAL * (at == solution.index("6")) for at in range(len(solution))]
+    assert [solution[at] for at in note.tokens("step", result=True)] == ["-", "2", "6", "7"]
+    assert annotate("sums-10", "3-5-4+1", list(solution.replace("-2-4", "-2-3"))) is None
+
+
 def test_blame_of_a_wrong_answer_without_a_wrong_step_is_the_answers():
     note = annotate("chains-5", "2+3", ["2", "+", "3", "=", "5", " \\boxed{", "7", "}"])
     assert truth.perfect(note, -1.0).tolist() == [0, 0, 0, 0, 0, 0, 4, 0]
@@ -128,7 +137,7 @@ def test_a_language_model_is_trained_in_sizes_of_its_own(monkeypatch, tmp_path):
     assert sizes.prompts * sizes.samples % actor.ppo_micro_batch_size_per_gpu == 0
     assert config.actor_rollout_ref.rollout.n == sizes.samples and actor.ppo_micro_batch_size_per_gpu == sizes.rows
     assert sizes.steps % sizes.evaluate_every == 0  # the last policy is evaluated
-    with pytest.raises(FileNotFoundError, match=r"recipes\.study\.imitate MODEL outputs/study/word_problems/policy"):
+    with pytest.raises(FileNotFoundError, match=r"\.imitate word_problems MODEL outputs/study/word_problems/policy"):
         policy.build("word_problems", train.policy_folder("word_problems"))
     assert Run("legs", "grpo", 3e-4, seed=0).sizes == train.Sizes()
 
