@@ -18,9 +18,9 @@ import numpy as np
 
 from recipes.study.curves import compared, curve, finish, load, summarised, tuned_cell
 from recipes.study.document import DOCUMENTS, markdown_table, replace_block
-from recipes.study.sweep import ENDS, PLANS, RESULTS, result_file
+from recipes.study.sweep import ENDS, PLANS, RESULTS, untried_rates
 from recipes.study.tasks import LONGER
-from recipes.study.train import Run, area
+from recipes.study.train import area
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -46,7 +46,7 @@ def numbers() -> dict:
     least."""
     found = {}
     for task in LONGER:
-        runs = {method: {run["run"]["seed"]: run for run in load(task, method)} for method in PLANS[task].compared}
+        runs = {method: {run["run"]["seed"]: run for run in load(task, method)} for method in PLANS[task].methods}
         methods = {}
         for method, of in runs.items():
             seeds = sorted(set.intersection(*(set(runs[each]) for each in (method, *ENDS))))
@@ -113,14 +113,13 @@ def _difference(of: Mapping | None) -> str:
 
 
 def tuning_table() -> str:
-    """Area at each rate that was tried, of the methods all of whose runs are there."""
-    rows = []
-    for task in LONGER:
-        plan = PLANS[task]
-        for method in plan.methods:
-            tried = [Run(task, method, lr, seed) for lr in plan.rates for seed in plan.tuning_seeds]
-            if all(result_file(run, tuning=True).exists() for run in tried):
-                rows.append([task, f"`{method}`", tuned_cell(task, method)])
+    """Area at each rate that was tried, of the methods whose rate is chosen."""
+    rows = [
+        [task, f"`{method}`", tuned_cell(task, method)]
+        for task in LONGER
+        for method in PLANS[task].methods
+        if not untried_rates(task, method)
+    ]
     return markdown_table(["task", "method", "area at each rate"], rows)
 
 

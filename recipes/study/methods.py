@@ -38,6 +38,10 @@ RULES = {
     "carried": rule(PRODUCT, "proportional", hops(3)),
     "carried_standardised": rule(PRODUCT, "standardised", hops(3)),
 }
+TOTALS = {
+    **{f"surprise_shares_{t}": rule("surprise", "proportional", f"+algorithm.grail.total={t}") for t in (2, 8)},
+    **{f"even_shares_{t}": control("surprise", "even_shares", f"+algorithm.grail.total={t}") for t in (2, 8)},
+}
 CONTROLS = {
     "shuffled": control("saliency", "shuffled"),
     "even_shares": control("surprise", "even_shares"),
@@ -46,4 +50,4 @@ CONTROLS = {
 }
 LOSSES = {name: [*GRPO, f"actor_rollout_ref.actor.policy_loss.loss_mode={name}"] for name in ("kl_cov", "clip_cov")}
 TRUTHS = dict.fromkeys(truth.WEIGHTS, GRPO)
-METHODS = {"grpo": GRPO, **RULES, **CONTROLS, **LOSSES, **TRUTHS}
+METHODS = {"grpo": GRPO, **RULES, **CONTROLS, **TOTALS, **LOSSES, **TRUTHS}

@@ -4,9 +4,10 @@
     python -m recipes.study.sweep chains-14              # of one task
     python -m recipes.study.sweep --dry-run              # the commands; any one is a run of its own, in two minutes
 
-Task by task. First each method's learning rate: the same rates and seeds for every method, the one with the largest
-mean sampled accuracy over the run wins. Then the runs that count, on other seeds, seed by seed. A run whose result is
-there is not run again. curves.py and headroom.py draw what comes out.
+Task by task. First each method's learning rate, on a seed that is not used further: the one with the largest mean
+sampled accuracy over the run wins, and as long as that is the largest or smallest tried, its double or half is tried
+too. Then two seeds of every method at its rate, and the others of those that are compared. A run whose result is there
+is not run again. curves.py and headroom.py draw what comes out.
 """
 
 import argparse
@@ -19,11 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipes.study.methods import METHODS
 from recipes.study.policy import build
 from recipes.study.tasks import LONGER
 from recipes.study.train import Run, area, policy_folder
 
 RESULTS = Path("recipes/study/results")
+SCREENED = 2  # seeds of every method
 
 
 @dataclass(frozen=True)
@@ -31,31 +34,28 @@ class Plan:
     """What is run of a task.
 
     Attributes:
-        rates: learning rates that every method is tried with.
         methods: those that are tried.
-        compared: of these, what goes to all `seeds`; chosen by the runs on the tuning seeds.
+        compared: of these, what goes to all `seeds`; the others go to the first two.
+        rates: learning rates that every method is tried with.
+        widened: a rate at an end of those tried is not chosen.
     """
 
-    rates: Sequence[float]
     methods: Sequence[str]
     compared: Sequence[str]
-    tuning_seeds: Sequence[int] = (100, 101)
+    rates: Sequence[float] = (4e-4, 8e-4)
+    widened: bool = True
+    tuning_seeds: Sequence[int] = (100,)
     seeds: Sequence[int] = range(8)
 
 
 FIRST_METHODS = ("grpo", "grail", "oar_g", "shuffled", "surprise")
-RATES = (2e-4, 4e-4, 8e-4, 1.6e-3)
 ENDS = ("grpo", "perfect")  # of the headroom
+SHARES = ("surprise_shares", "carried", "even_shares")
 PLANS = {
-    "chains": Plan((5e-5, 1e-4, 2e-4, 4e-4, 8e-4), FIRST_METHODS, FIRST_METHODS, tuning_seeds=(100,)),
-    "legs": Plan((1e-4, 3e-4, 6e-4), FIRST_METHODS, FIRST_METHODS, tuning_seeds=(100,)),
-    "chains-14": Plan(
-        RATES[1:3],
-        (*ENDS, "carried", "surprise_shares", "even_shares"),
-        (*ENDS, "carried", "surprise_shares", "even_shares"),
-        tuning_seeds=(100,),
-    ),
-    **{task: Plan(RATES, ENDS, ENDS, seeds=range(2)) for task in LONGER if task != "chains-14"},
+    "chains": Plan(FIRST_METHODS, FIRST_METHODS, (5e-5, 1e-4, 2e-4, 4e-4, 8e-4), widened=False),
+    "legs": Plan(FIRST_METHODS, FIRST_METHODS, (1e-4, 3e-4, 6e-4), widened=False),
+    "chains-14": Plan([method for method in METHODS if method != "no_filler"], (*ENDS, *SHARES)),
+    **{task: Plan(ENDS, ENDS, seeds=range(2)) for task in LONGER if task != "chains-14"},
 }
 
 
@@ -64,21 +64,32 @@ def result_file(run: Run, tuning: bool) -> Path:
     return RESULTS / ("tuning" if tuning else "runs") / run.task / f"{name}.json"
 
 
+def tuned_areas(task: str, method: str) -> dict[float, float]:
+    """{learning rate: mean area under the sampled accuracy}, of the rates that all tuning seeds were run with."""
+    areas: dict[float, list[float]] = {}
+    for seed in PLANS[task].tuning_seeds:
+        for file in (RESULTS / "tuning" / task).glob(f"{method}-*-{seed}.json"):
+            result = json.loads(file.read_text())
+            if result["run"]["method"] == method:
+                areas.setdefault(result["run"]["lr"], []).append(area(result["evaluation"], "sampled"))
+    seeds = len(PLANS[task].tuning_seeds)
+    return {lr: sum(found) / seeds for lr, found in sorted(areas.items()) if len(found) == seeds}
+
+
+def untried_rates(task: str, method: str) -> list[float]:
+    """What is to be run before a rate is chosen; none is left when it can be."""
+    plan, areas = PLANS[task], tuned_areas(task, method)
+    if untried := [lr for lr in plan.rates if lr not in areas]:
+        return untried
+    best = max(areas, key=areas.get)
+    beyond = {max(areas): 2 * best, min(areas): best / 2}
+    return [beyond[best]] if plan.widened and best in beyond else []
+
+
 def chosen_rate(task: str, method: str) -> float:
     """By the largest mean area under the sampled accuracy, over the tuning seeds."""
-
     areas = tuned_areas(task, method)
     return max(areas, key=areas.get)
-
-
-def tuned_areas(task: str, method: str) -> dict[float, float]:
-    """{learning rate: mean area under the sampled accuracy}."""
-
-    def mean_area(lr: float) -> float:
-        files = [result_file(Run(task, method, lr, seed), tuning=True) for seed in PLANS[task].tuning_seeds]
-        return sum(area(json.loads(file.read_text())["evaluation"], "sampled") for file in files) / len(files)
-
-    return {lr: mean_area(lr) for lr in PLANS[task].rates}
 
 
 def command(run: Run, out: Path) -> list[str]:
@@ -91,8 +102,9 @@ def carry_out(runs: Iterable[tuple[Run, Path]], parallel: int, dry: bool) -> Non
 
     def one(run: Run, out: Path) -> bool:
         arguments = command(run, out)
-        if dry or out.exists():
-            print("there" if out.exists() else "python", *arguments)
+        there = out.exists() and json.loads(out.read_text())["run"] == vars(run)  # and not of another rate
+        if dry or there:
+            print("there" if there else "python", *arguments)
             return True
         log = Path("outputs/study/logs") / out.relative_to(RESULTS).with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -112,11 +124,21 @@ def main(tasks: Sequence[str], parallel: int, dry: bool) -> None:
         plan = PLANS[task]
         if not dry:
             build(task, policy_folder(task))
-        tuning = [Run(task, m, lr, seed) for seed in plan.tuning_seeds for lr in plan.rates for m in plan.methods]
-        carry_out([(run, result_file(run, tuning=True)) for run in tuning], parallel, dry)
-        if dry and not all(result_file(run, tuning=True).exists() for run in tuning):
-            continue  # the rates are not known yet
-        final = [Run(task, m, chosen_rate(task, m), seed) for seed in plan.seeds for m in plan.compared]
+        while tuning := [
+            Run(task, method, lr, seed)
+            for method in plan.methods
+            for lr in untried_rates(task, method)
+            for seed in plan.tuning_seeds
+        ]:
+            carry_out([(run, result_file(run, tuning=True)) for run in tuning], parallel, dry)
+            if dry:
+                break
+        final = [
+            Run(task, method, chosen_rate(task, method), seed)
+            for place, seed in enumerate(plan.seeds)
+            for method in (plan.methods if place < SCREENED else plan.compared)
+            if not untried_rates(task, method)
+        ]
         carry_out([(run, result_file(run, tuning=False)) for run in final], parallel, dry)
 
 

@@ -290,6 +290,32 @@ def test_rate_and_results_come_from_the_files(tmp_path, monkeypatch):
     assert np.allclose(curves.curve(curves.load("legs", "grpo"), "sampled")[1][2], [0, 0.1, 0.2])
 
 
+def test_no_rate_at_an_end_of_those_tried_is_chosen(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "RESULTS", tmp_path)
+
+    def tried(*areas):  # of 4e-4, 8e-4 and so on, or before that
+        for lr, sampled in areas:
+            write(Run("chains-14", "grail", lr, 100), tuning=True, sampled=sampled)
+        return sweep.untried_rates("chains-14", "grail")
+
+    assert tried() == [4e-4, 8e-4] and tried((4e-4, 0.5)) == [8e-4]
+    assert tried((8e-4, 0.4)) == [2e-4]
+    write(Run("chains-14", "grail_all", 1e-4, 100), tuning=True, sampled=0.9)  # another method
+    assert tried((2e-4, 0.45)) == [] and sweep.chosen_rate("chains-14", "grail") == 4e-4
+    assert tried((8e-4, 0.6)) == [1.6e-3] and tried((1.6e-3, 0.7)) == [3.2e-3]
+    assert tried((3.2e-3, 0.1)) == [] and sweep.chosen_rate("chains-14", "grail") == 1.6e-3
+
+
+def test_a_result_of_another_rate_is_run_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "RESULTS", tmp_path)
+    run = Run("chains-14", "grpo", 4e-4, 0)
+    write(run, tuning=False, sampled=0.5)
+    sweep.carry_out([(run, sweep.result_file(run, tuning=False))], 1, dry=True)
+    other = Run("chains-14", "grpo", 8e-4, 0)
+    sweep.carry_out([(other, sweep.result_file(other, tuning=False))], 1, dry=True)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["there", "python"]
+
+
 def test_share_of_the_headroom_is_paired_by_seed():
     grpo, perfect = [0.4, 0.5, 0.3], [0.6, 0.7, 0.5]
     even = headroom.share([0.5, 0.6, 0.4], [grpo, perfect])
@@ -305,9 +331,9 @@ def test_headroom_comes_from_the_files(tmp_path, monkeypatch):
     plan = sweep.PLANS["chains-14"]
     reached = {"grpo": 0.4, "perfect": 0.8, "carried": 0.7}
     for method in plan.methods:
-        for place, lr in enumerate(plan.rates):
+        for sampled, lr in zip((0.3, 0.6, 0.5), (*plan.rates, 1.6e-3), strict=True):
             for seed in plan.tuning_seeds:
-                write(Run("chains-14", method, lr, seed), tuning=True, sampled=[0.3, 0.6, 0.5][place])
+                write(Run("chains-14", method, lr, seed), tuning=True, sampled=sampled)
         for seed in range(4):
             run = Run("chains-14", method, plan.rates[1], seed)
             write(run, tuning=False, sampled=reached.get(method, 0.6) + 0.02 * seed)
@@ -318,7 +344,7 @@ def test_headroom_comes_from_the_files(tmp_path, monkeypatch):
     assert headroom.has_room(found["chains-14"])
     carried = found["chains-14"]["methods"]["carried"]
     assert (carried["rate"], carried["of_headroom"]["share"]) == (plan.rates[1], pytest.approx(0.75))
-    assert "| chains-14 | `grpo` | 0.0004: 0.150 · **0.0008: 0.300** |" in headroom.tuning_table()
+    assert "| chains-14 | `grpo` | 0.0004: 0.150 · **0.0008: 0.300** · 0.0016: 0.250 |" in headroom.tuning_table()
     assert "0.75 (0.75 to 0.75)" in headroom.rules_table(found)
 
 
