@@ -2,6 +2,7 @@
 
     python -m recipes.study.sweep                        # hours on two cores
     python -m recipes.study.sweep chains-14              # of one task
+    VERL_PLATFORM=cuda python -m recipes.study.sweep language-sums --parallel 9      # on one GPU
     python -m recipes.study.sweep --dry-run              # the commands; any one is a run of its own, in two minutes
 
 Task by task. First each method's learning rate, on a seed that is not used further: the one with the largest mean
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from recipes.study.methods import METHODS
 from recipes.study.policy import build
-from recipes.study.tasks import LONGER
+from recipes.study.tasks import LONGER, SMALL
 from recipes.study.train import Run, area, policy_folder
 
 RESULTS = Path("recipes/study/results")
@@ -50,12 +51,14 @@ class Plan:
 
 FIRST_METHODS = ("grpo", "grail", "oar_g", "shuffled", "surprise")
 ENDS = ("grpo", "perfect")  # of the headroom
+LANGUAGE_METHODS = ("grpo", "grail", "surprise_shares")
 SHARES = ("surprise_shares", "carried", "even_shares")
 PLANS = {
     "chains": Plan(FIRST_METHODS, FIRST_METHODS, (5e-5, 1e-4, 2e-4, 4e-4, 8e-4), widened=False),
     "legs": Plan(FIRST_METHODS, FIRST_METHODS, (1e-4, 3e-4, 6e-4), widened=False),
     "chains-14": Plan([method for method in METHODS if method != "no_filler"], (*ENDS, *SHARES)),
     **{task: Plan(ENDS, ENDS, seeds=range(2)) for task in LONGER if task != "chains-14"},
+    "language-sums": Plan(LANGUAGE_METHODS, LANGUAGE_METHODS, (3e-6, 1e-5, 3e-5), widened=False, seeds=range(3)),
 }
 
 
@@ -108,7 +111,7 @@ def carry_out(runs: Iterable[tuple[Run, Path]], parallel: int, dry: bool) -> Non
             return True
         log = Path("outputs/study/logs") / out.relative_to(RESULTS).with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "VERL_PLATFORM": "cpu"}
+        environment = {"VERL_PLATFORM": "cpu", **os.environ, "OMP_NUM_THREADS": "1"}
         with log.open("w") as file:
             done = subprocess.run([sys.executable, *arguments], env=environment, stdout=file, stderr=file)
         print("done  " if done.returncode == 0 else f"failed, see {log}:", *arguments, flush=True)
@@ -144,10 +147,10 @@ def main(tasks: Sequence[str], parallel: int, dry: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(PLANS)}; all if none is given")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(PLANS)}; none: small policies' all")
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
     given = parser.parse_args()
     if unknown := set(given.tasks) - set(PLANS):
         parser.error(f"no tasks: {', '.join(sorted(unknown))}; there are {', '.join(PLANS)}")
-    main(given.tasks or list(PLANS), given.parallel, given.dry_run)
+    main(given.tasks or [task for task in PLANS if task in SMALL], given.parallel, given.dry_run)
