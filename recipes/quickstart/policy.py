@@ -67,7 +67,7 @@ def demonstrations(tokenizer, rng):
     return inputs, None, labels
 
 
-def train_policy(tokenizer, batches, steps, hidden_size=128, layers=3, heads=4, seed=0):
+def train_policy(tokenizer, batches, steps, hidden_size=128, layers=3, heads=4, seed=0, device="cpu"):
     """A Qwen3 from random weights, trained on so many batches of token ids, attention mask and labels."""
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(
@@ -85,7 +85,7 @@ def train_policy(tokenizer, batches, steps, hidden_size=128, layers=3, heads=4, 
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=None,
         )
-    )
+    ).to(device)
     matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
     others = [model.get_input_embeddings().weight, *(w for w in model.parameters() if w.ndim == 1)]
     optimizers = [  # Muon needs a third of the steps that AdamW alone does
@@ -94,14 +94,15 @@ def train_policy(tokenizer, batches, steps, hidden_size=128, layers=3, heads=4, 
     ]
     learning_rate = lambda step: min((step + 1) / 20, 1 - step / steps)  # noqa: E731
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate) for optimizer in optimizers]
-    for inputs, mask, labels in track(batches, "Building the policy", total=steps):
+    for batch in track(batches, "Building the policy", total=steps):
+        inputs, mask, labels = (tensor if tensor is None else tensor.to(device) for tensor in batch)
         model(input_ids=inputs, attention_mask=mask, labels=labels).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules):
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-    return model
+    return model.cpu()
 
 
 def save_whole(folder, *parts):

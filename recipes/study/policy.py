@@ -2,8 +2,8 @@
 
     python -m recipes.study.policy chains outputs/study/chains/policy
 
-Between a task (tasks.py) and train.py. As of the quick start's policy, the result is an ordinary Hugging Face
-folder, there as a whole or not at all; which one it is, task, sizes and steps decide.
+Between a task (tasks.py) and train.py; built on the device that verl finds. As of the quick start's policy, the result
+is an ordinary Hugging Face folder, there as a whole or not at all; which one it is, task, sizes and steps decide.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from verl.utils.device import get_device_name
 
 from recipes.quickstart.policy import SPECIAL, save_whole, train_policy, with_chat
 from recipes.study.tasks import SMALL
@@ -69,7 +70,7 @@ def build(task_name: str, folder: Path, steps: int | None = None, hidden_size: i
     steps = steps or task.imitation_steps
     tokenizer, rng = build_tokenizer(task), random.Random(0)
     batches = (demonstrations(task, tokenizer, rng, 64) for _ in range(steps))
-    model = train_policy(tokenizer, batches, steps, hidden_size, layers)
+    model = train_policy(tokenizer, batches, steps, hidden_size, layers, device=get_device_name())
     save_whole(folder, model, tokenizer)
 
 

@@ -2,7 +2,7 @@
 
     python -m recipes.study.sweep                        # hours on two cores
     python -m recipes.study.sweep chains-14              # of one task
-    VERL_PLATFORM=cuda python -m recipes.study.sweep language-sums --parallel 9      # on one GPU
+    VERL_PLATFORM=nvidia python -m recipes.study.sweep language-sums --parallel 9      # on one GPU
     python -m recipes.study.sweep --dry-run              # the commands; any one is a run of its own, in two minutes
 
 Task by task. First each method's learning rate, on a seed that is not used further: the one with the largest mean
