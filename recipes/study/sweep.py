@@ -2,7 +2,7 @@
 
     python -m recipes.study.sweep                        # hours on two cores
     python -m recipes.study.sweep chains-14              # of one task
-    VERL_PLATFORM=nvidia python -m recipes.study.sweep language-sums --parallel 9      # on one GPU
+    VERL_PLATFORM=nvidia python -m recipes.study.sweep language-sums --parallel 6      # on one GPU
     python -m recipes.study.sweep --dry-run              # the commands; any one is a run of its own, in two minutes
 
 Task by task. First each method's learning rate, on a seed that is not used further: the one with the largest mean
@@ -39,26 +39,30 @@ class Plan:
         compared: of these, what goes to all `seeds`; the others go to the first two.
         rates: learning rates that every method is tried with.
         widened: a rate at an end of those tried is not chosen.
+        tuned_by: the method whose rate all take; each takes its own where there is none.
     """
 
     methods: Sequence[str]
     compared: Sequence[str]
     rates: Sequence[float] = (4e-4, 8e-4)
     widened: bool = True
+    tuned_by: str | None = None
     tuning_seeds: Sequence[int] = (100,)
     seeds: Sequence[int] = range(8)
 
 
 FIRST_METHODS = ("grpo", "grail", "oar_g", "shuffled", "surprise")
 ENDS = ("grpo", "perfect")  # of the headroom
-LANGUAGE_METHODS = ("grpo", "grail", "surprise_shares")
+LANGUAGE_METHODS = (*ENDS, "surprise_shares", "grail")
 SHARES = ("surprise_shares", "carried", "even_shares")
 PLANS = {
     "chains": Plan(FIRST_METHODS, FIRST_METHODS, (5e-5, 1e-4, 2e-4, 4e-4, 8e-4), widened=False),
     "legs": Plan(FIRST_METHODS, FIRST_METHODS, (1e-4, 3e-4, 6e-4), widened=False),
     "chains-14": Plan([method for method in METHODS if method != "no_filler"], (*ENDS, *SHARES)),
     **{task: Plan(ENDS, ENDS, seeds=range(2)) for task in LONGER if task != "chains-14"},
-    "language-sums": Plan(LANGUAGE_METHODS, LANGUAGE_METHODS, (3e-6, 1e-5, 3e-5), widened=False, seeds=range(3)),
+    "language-sums": Plan(
+        LANGUAGE_METHODS, LANGUAGE_METHODS, (5e-6, 1e-5, 2e-5), widened=False, tuned_by="grpo", seeds=range(3)
+    ),
 }
 
 
@@ -81,7 +85,8 @@ def tuned_areas(task: str, method: str) -> dict[float, float]:
 
 def untried_rates(task: str, method: str) -> list[float]:
     """What is to be run before a rate is chosen; none is left when it can be."""
-    plan, areas = PLANS[task], tuned_areas(task, method)
+    plan = PLANS[task]
+    areas = tuned_areas(task, plan.tuned_by or method)
     if untried := [lr for lr in plan.rates if lr not in areas]:
         return untried
     best = max(areas, key=areas.get)
@@ -91,7 +96,7 @@ def untried_rates(task: str, method: str) -> list[float]:
 
 def chosen_rate(task: str, method: str) -> float:
     """By the largest mean area under the sampled accuracy, over the tuning seeds."""
-    areas = tuned_areas(task, method)
+    areas = tuned_areas(task, PLANS[task].tuned_by or method)
     return max(areas, key=areas.get)
 
 
@@ -129,7 +134,7 @@ def main(tasks: Sequence[str], parallel: int, dry: bool) -> None:
             build(task, policy_folder(task))
         while tuning := [
             Run(task, method, lr, seed)
-            for method in plan.methods
+            for method in ([plan.tuned_by] if plan.tuned_by else plan.methods)
             for lr in untried_rates(task, method)
             for seed in plan.tuning_seeds
         ]:

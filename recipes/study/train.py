@@ -55,7 +55,7 @@ class Sizes:
 
 SIZES = {  # of other tasks: Sizes()
     "word_problems": Sizes(steps=16, evaluate_every=16, prompts=4, samples=4, rows=4, held_out=32),
-    "language-sums": Sizes(steps=30, evaluate_every=10, rows=16),
+    "language-sums": Sizes(steps=20, evaluate_every=10, rows=16),
 }
 
 
