@@ -26,6 +26,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 PAGE = DOCUMENTS / "headroom.md"
+LANGUAGE = "language-sums"  # of a language model
+COMPARED = (*LONGER, LANGUAGE)
 EVEN = "even_shares"  # the control: a rule's sum of weights, in every place
 ENOUGH = 3  # times its standard error: where rules are compared
 RESAMPLES = 10_000
@@ -45,7 +47,7 @@ def numbers() -> dict:
     """{task: headroom and methods}. A method is compared on the seeds that it has in common with both ends, two at
     least."""
     found = {}
-    for task in LONGER:
+    for task in COMPARED:
         runs = {method: {run["run"]["seed"]: run for run in load(task, method)} for method in PLANS[task].methods}
         methods = {}
         for method, of in runs.items():
@@ -112,12 +114,28 @@ def _difference(of: Mapping | None) -> str:
     return "{:+.3f} ({:+.3f} to {:+.3f}), p {:.3f}".format(of["difference"], *of["interval"], of["p"]) if of else ""
 
 
+def language_table(found: Mapping) -> str:
+    """A language model's accuracies before and after, whatever its headroom."""
+    rows = []
+    for method, of in found[LANGUAGE]["methods"].items() if LANGUAGE in found else ():
+        first, *_, last = zip(*(run["evaluation"] for run in load(LANGUAGE, method)), strict=True)
+        moved = [
+            " → ".join(f"{np.mean([point[measure] for point in points]):.3f}" for points in (first, last))
+            for measure in ("sampled", "greedy")
+        ]
+        worst, best = (end([point["sampled"] for point in last]) for end in (min, max))
+        against = _difference(of.get("against_grpo"))
+        rows.append([f"`{method}`", f"{of['rate']:g}", len(of["seeds"]), *moved, f"{worst:.3f}–{best:.3f}", against])
+    head = ["method", "rate", "seeds", "sampled", "greedy", "sampled in the end, by seed", "area, less GRPO's"]
+    return markdown_table(head, rows)
+
+
 def tuning_table() -> str:
     """Area at each rate that was tried, of the methods whose rate is chosen."""
     rows = [
         [task, f"`{method}`", tuned_cell(task, method)]
-        for task in LONGER
-        for method in PLANS[task].methods
+        for task in COMPARED
+        for method in ([PLANS[task].tuned_by] if PLANS[task].tuned_by else PLANS[task].methods)
         if not untried_rates(task, method)
     ]
     return markdown_table(["task", "method", "area at each rate"], rows)
@@ -139,7 +157,12 @@ def draw(found: Mapping) -> None:
 
 def tables(found: Mapping) -> dict[str, str]:
     """The blocks of the page."""
-    return {"headroom": headroom_table(found), "rules": rules_table(found), "tuning": tuning_table()}
+    return {
+        "headroom": headroom_table(found),
+        "rules": rules_table(found),
+        "language": language_table(found),
+        "tuning": tuning_table(),
+    }
 
 
 def main() -> None:

@@ -348,6 +348,25 @@ def test_headroom_comes_from_the_files(tmp_path, monkeypatch):
     assert "0.75 (0.75 to 0.75)" in headroom.rules_table(found)
 
 
+def test_a_language_models_gain_is_told_by_seed(tmp_path, monkeypatch):
+    for module in (sweep, curves, headroom):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    for method, sampled in (("grpo", 0.4), ("perfect", 0.8), ("grail", 0.6)):
+        for seed in range(3):
+            write(Run("language-sums", method, 1e-5, seed), tuning=False, sampled=sampled + 0.02 * seed)
+    table = headroom.language_table(headroom.numbers()).splitlines()[2:]
+    assert table[0] == "| `grpo` | 1e-05 | 3 | 0.000 → 0.420 | 0.420 → 0.420 | 0.400–0.440 |  |"
+    assert table[2].startswith("| `grail` | 1e-05 | 3 | 0.000 → 0.620 | 0.620 → 0.620 | 0.600–0.640 | +0.100 (")
+
+
+def test_one_methods_rate_is_all_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "RESULTS", tmp_path)
+    assert sweep.untried_rates("language-sums", "grail") == [5e-6, 1e-5, 2e-5]
+    for lr, sampled in ((5e-6, 0.3), (1e-5, 0.2), (2e-5, 0.1)):
+        write(Run("language-sums", "grpo", lr, 100), tuning=True, sampled=sampled)
+    assert sweep.untried_rates("language-sums", "grail") == [] and sweep.chosen_rate("language-sums", "grail") == 5e-6
+
+
 def write(run: Run, tuning: bool, sampled: float) -> None:
     file = sweep.result_file(run, tuning)
     file.parent.mkdir(parents=True, exist_ok=True)
