@@ -3,6 +3,8 @@
 docs/matrix.md is the table for users; each of its rows names a test, most of them a case here.
 """
 
+from importlib import import_module
+
 import harness
 import pytest
 import ranks
@@ -18,6 +20,7 @@ PLAIN = MODEL + "enable_gradient_checkpointing=False"
 ORIGINAL = FSDP + "use_orig_params=True"
 NOT_RESHARDED = FSDP + "reshard_after_forward=False"
 FUSED = [MODEL + "use_fused_kernels=True", MODEL + "fused_kernel_options.impl_backend=torch"]
+TRITON = [MODEL + "use_fused_kernels=True", MODEL + "fused_kernel_options.impl_backend=triton"]
 BF16 = [FSDP + "mixed_precision.param_dtype=bf16"]  # verl's default on a GPU
 FP16 = [FSDP + "mixed_precision.param_dtype=fp16"]
 HYBRID = FSDP + "fsdp_size=2"
@@ -128,6 +131,21 @@ def ulysses_over_sdpa():
 
     monkey_patch._flash_attention_forward = kernel
     ALL_ATTENTION_FUNCTIONS.register("ulysses", attention)
+
+
+def triton_on_a_cpu():
+    """verl's Triton kernel takes tensors of a GPU alone. On a CPU this stands in for it, with outputs of its shapes:
+    the tokens of all rows one behind the other."""
+    from verl.utils.device import get_device_name
+
+    def linear_cross_entropy(hidden_BSD, weight_VD, labels_BS, temperature, reduction):
+        logits_NV = hidden_BSD.flatten(0, 1) @ weight_VD.T / temperature
+        log_probs_NV = logits_NV.float().log_softmax(dim=-1)
+        of_labels_N = log_probs_NV.gather(-1, labels_BS.reshape(-1, 1)).squeeze(-1)
+        return of_labels_N, -(log_probs_NV.exp() * log_probs_NV).sum(dim=-1)
+
+    if get_device_name() == "cpu":
+        import_module("verl.utils.kernel.linear_cross_entropy").linear_cross_entropy = linear_cross_entropy
 
 
 CASES = {
@@ -246,6 +264,11 @@ CASES = {
     ),
     "hops, fused kernels, fsdp packed": Case("mistral", "fsdp", HOPS, [PLAIN, *FUSED]),
     "fused kernels, fsdp2 padded": Case("qwen2", "fsdp2", {}, [PADDED, *FUSED]),
+    "fused kernels by Triton, fsdp packed": Case("wide_phi3", "fsdp", {}, [PLAIN, *TRITON], setup=triton_on_a_cpu),
+    "fused kernels by Triton, entropy by a pass": Case(
+        "wide_gemma", "fsdp", {"score": "entropy", "weights": "proportional"}, [CHECKPOINTED, *TRITON],
+        setup=triton_on_a_cpu,
+    ),
 }
 
 REFUSED = {
@@ -275,8 +298,9 @@ def save_policies(folder_of) -> dict[str, str]:
     names = {"untied", "adapter", *(case.policy for case in (CASES | REFUSED).values())}
     paths = {name: str(folder_of(name)) for name in names}
     for name in names - {"adapter"}:
-        architecture = "qwen3" if name in ("tied", "untied") else name
-        tiny.save_policy(paths[name], architecture=architecture, tied=name != "untied")
+        architecture = "qwen3" if name in ("tied", "untied") else name.removeprefix("wide_")
+        hidden = 128 if name.startswith("wide_") else 32  # Triton's kernel takes multiples of 128
+        tiny.save_policy(paths[name], architecture=architecture, tied=name != "untied", hidden=hidden)
     adapted = get_peft_model(
         tiny.model(), LoraConfig(task_type=TaskType.CAUSAL_LM, r=4, lora_alpha=8, target_modules="all-linear")
     )
