@@ -7,7 +7,6 @@ from importlib import import_module
 
 import harness
 import pytest
-import ranks
 import tiny
 import torch
 from harness import Case
@@ -291,11 +290,12 @@ ALWAYS = {
 }
 
 
-def save_policies(folder_of) -> dict[str, str]:
-    """Policies of every case; name → folder, which `folder_of` makes of the name."""
+def save_policies(folder_of, policies=None) -> dict[str, str]:
+    """Policies of these names, or of every case; name → folder, which `folder_of` makes of the name."""
     from peft import LoraConfig, TaskType, get_peft_model
 
-    names = {"untied", "adapter", *(case.policy for case in (CASES | REFUSED).values())}
+    policies = (case.policy for case in (CASES | REFUSED).values()) if policies is None else policies
+    names = {"tied", "untied", "adapter", *policies}
     paths = {name: str(folder_of(name)) for name in names}
     for name in names - {"adapter"}:
         architecture = "qwen3" if name in ("tied", "untied") else name.removeprefix("wide_")
@@ -318,15 +318,11 @@ def folders(tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def results(folders, request) -> dict:
-    """name → what each rank saw, of the cases that were asked for; one group of processes for all of so many ranks."""
+def results(folders, request, tmp_path_factory) -> dict:
+    """name → what each rank saw, of the cases that were asked for."""
     chosen = [item.callspec.params["name"] for item in request.session.items if item.path == request.path]
-    there, by_name = CASES | REFUSED, {}
-    for count in sorted({there[name].ranks for name in chosen}):
-        cases = {name: there[name] for name in chosen if there[name].ranks == count}
-        of_ranks = ranks.on_ranks(harness.session, count, folders, cases)
-        by_name.update({name: [result[name] for result in of_ranks] for name in cases})
-    return by_name
+    cases = {name: case for name, case in (CASES | REFUSED).items() if name in chosen}
+    return harness.run(cases, folders, tmp_path_factory.mktemp("results"))
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ALWAYS else pytest.mark.sweep) for n in CASES])
