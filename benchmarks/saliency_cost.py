@@ -238,7 +238,10 @@ class Memory:
     def __exit__(self, *_):
         import torch
 
-        peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else self._status("VmHWM")
+        if self.device == "cuda":  # not by max_memory_allocated, in whose place the hook is told another peak
+            peak = torch.cuda.memory_stats()["allocated_bytes.all.peak"]
+        else:
+            peak = self._status("VmHWM")
         self.peak = peak - self.before
 
     @staticmethod

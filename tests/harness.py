@@ -3,7 +3,8 @@
 `compare` builds the real worker from verl's own config, hands it a rollout batch, and holds what the hook made of
 the advantages against `answer_saliency` and `token_weights` on the unsharded model, one response at a time. Then
 it holds verl's update with the hook against verl's own worker on advantages rescaled beforehand. Scores and weights
-other than GRAIL's are worked out by by_hand.py. The engine is on the device that verl finds, the plain model on the CPU.
+other than GRAIL's are worked out by by_hand.py. The engine is on the device that verl finds, the plain model
+on the CPU.
 """
 
 import dataclasses
@@ -115,7 +116,7 @@ def plain_model(folder: str):
     from transformers.utils.peft_utils import find_adapter_config_file
 
     cls = AutoPeftModelForCausalLM if find_adapter_config_file(folder) else AutoModelForCausalLM
-    return cls.from_pretrained(folder)
+    return cls.from_pretrained(folder).to("cpu")
 
 
 def expected_advantages(model, data, config: GrailConfig, tokenizer=None) -> list[torch.Tensor]:

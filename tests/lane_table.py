@@ -15,7 +15,7 @@ def pytest_addoption(parser):
 def pytest_terminal_summary(terminalreporter, config):
     outcomes = ("failed", "error", "passed", "skipped")
     reports = [(outcome, report) for outcome in outcomes for report in terminalreporter.getreports(outcome)]
-    rows = [_row(outcome, report) for outcome, report in reports if "gpu" in report.keywords]
+    rows = [_row(outcome, report) for outcome, report in reports if "test_gpu.py::" in report.nodeid]
     if not rows:
         return
     table = "\n".join(["| case | | seconds | largest departure |", "| --- | --- | --- | --- |", *rows])

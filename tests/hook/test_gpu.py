@@ -1,5 +1,5 @@
-"""The hook's cases on the devices that verl finds, in a lane of their own (docs/gpu.md): on CUDA devices, or on a CPU what
-of it a CPU runs, so that the lane is seen to pass before there is a GPU.
+"""The hook's cases on the devices that verl finds, in a lane of their own (docs/gpu.md): on CUDA devices, or on a CPU
+what of it a CPU runs, so that the lane is seen to pass before there is a GPU.
 
     bash tests/run.sh -m gpu
     VERL_PLATFORM=cpu bash tests/run.sh -m gpu
@@ -20,7 +20,7 @@ import pytest
 import runs
 import test_matrix
 from harness import Case
-from test_matrix import BF16, CARRIED, CHECKPOINTED, FSDP, FUSED, HOPS, LONG, MODEL, PADDED, PLAIN, ROUGH, TRITON, ULYSSES
+from test_matrix import BF16, CARRIED, CHECKPOINTED, FSDP, FUSED, HOPS, LONG, MODEL, PADDED, PLAIN, ROUGH, TRITON
 from verl.utils.device import get_device_id, get_device_name, get_torch_device
 
 pytestmark = pytest.mark.gpu
@@ -85,6 +85,7 @@ CASES = {
         *("entropy by a pass, fsdp packed", "entropy by a pass, proportional, turns"),
         *("hops, fsdp packed", "hops, fsdp2 packed", "hops, fsdp2 packed, not resharded", "hops, bf16, fsdp packed"),
         *("hops, bf16, fsdp2 padded", "hops, LoRA, fsdp packed", "hops × surprise, proportional, fsdp2"),
+        "hops, fsdp packed, parameters as they were",
         *("hops × entropy by a pass, fsdp", "qwen2, fsdp2 packed", "gemma2, fsdp packed", "qwen3_moe, fsdp2 packed"),
     ),
     **of_matrix("fsdp, two times two ranks", "hops, fsdp2, two times two ranks", needs=FOUR_GPUS),
@@ -113,13 +114,15 @@ CASES = {
     "flash-attn, fsdp2 padded, bf16": Case(
         "untied", "fsdp2", {}, [FLASH, PADDED, *BF16], tolerance=ROUGH, needs=BY_FLASH
     ),
-    "flash-attn, hops, fsdp2 packed, bf16": Case("tied", "fsdp2", HOPS, [FLASH, *BF16], tolerance=ROUGH, needs=BY_FLASH),
+    "flash-attn, hops, fsdp2 packed, bf16": Case(
+        "tied", "fsdp2", HOPS, [FLASH, *BF16], tolerance=ROUGH, needs=BY_FLASH
+    ),
     "flash-attn, Ulysses, fsdp2, bf16": Case(
-        "untied", "fsdp2", {}, [*ULYSSES[:2], FLASH, CHECKPOINTED, *BF16],
+        "untied", "fsdp2", {}, [*test_matrix.ULYSSES[:2], FLASH, CHECKPOINTED, *BF16],
         sequence_parallel=2, tolerance=ROUGH, needs=BY_FLASH + TWO_GPUS,
     ),
     "flash-attn, Ulysses, hops, fsdp, bf16": Case(
-        "tied", "fsdp", HOPS, [*ULYSSES[:2], FLASH, *BF16],
+        "tied", "fsdp", HOPS, [*test_matrix.ULYSSES[:2], FLASH, *BF16],
         sequence_parallel=2, tolerance=ROUGH, needs=BY_FLASH + TWO_GPUS,
     ),
     # Each with an architecture of its own from here on: verl and liger-kernel replace parts of the model's classes, for
@@ -132,21 +135,23 @@ CASES = {
         ).items()
     },
     "fused kernels by Triton, hops, bf16": Case(
-        "wide_mixtral", "fsdp", HOPS, [PLAIN, *TRITON, *BF16], setup=test_matrix.triton_on_a_cpu, tolerance=ROUGH,
+        "wide_gemma3_text", "fsdp", HOPS, [PLAIN, *TRITON, *BF16], setup=test_matrix.triton_on_a_cpu, tolerance=ROUGH,
         needs=A_KERNEL,
     ),
-    "fused kernels by liger-kernel": Case("gemma", "fsdp", {}, [PLAIN, *FUSED_BY_LIGER], tolerance=ROUGH, needs=BY_LIGER),
-    "use_liger, fsdp packed": Case("llama", "fsdp", {}, [LIGER, CHECKPOINTED], tolerance=ROUGH, needs=BY_LIGER),
-    "use_liger, hops, fsdp2 padded, bf16": Case(
-        "mistral", "fsdp2", HOPS, [LIGER, PADDED, *BF16], tolerance=ROUGH, needs=BY_LIGER
+    "fused kernels by liger-kernel": Case(
+        "mistral", "fsdp", {}, [PLAIN, *FUSED_BY_LIGER], tolerance=ROUGH, needs=BY_LIGER
     ),
-    "blocks recomputed, fsdp packed": Case("phi3", "fsdp", {}, setup=short_of_memory),
-    "blocks recomputed, hops, fsdp2 packed": Case("phi3", "fsdp2", HOPS, setup=short_of_memory),
+    "use_liger, fsdp packed, bf16": Case(
+        "llama", "fsdp", {}, [LIGER, CHECKPOINTED, *BF16], tolerance=ROUGH, needs=BY_LIGER
+    ),
+    "use_liger, hops, fsdp2 padded": Case("qwen2", "fsdp2", HOPS, [LIGER, PADDED], needs=BY_LIGER),
+    "blocks recomputed, fsdp packed": Case("phi", "fsdp", {}, setup=short_of_memory),
+    "blocks recomputed, hops, fsdp2 packed": Case("phi", "fsdp2", HOPS, setup=short_of_memory),
     "blocks recomputed, hops, fsdp2 padded, bf16": Case(
-        "phi3", "fsdp2", HOPS, [PADDED, *BF16], setup=short_of_memory, tolerance=ROUGH
+        "phi", "fsdp2", HOPS, [PADDED, *BF16], setup=short_of_memory, tolerance=ROUGH
     ),
     "blocks recomputed, turns": Case(
-        "phi3", "fsdp2", {"rollouts": "all"}, LONG, rollout=test_matrix.turns, setup=short_of_memory
+        "phi", "fsdp2", {"rollouts": "all"}, LONG, rollout=test_matrix.turns, setup=short_of_memory
     ),
 }
 

@@ -158,6 +158,7 @@ CASES = {
     "fsdp packed, fp16 with the gradient scaler": Case("tied", "fsdp", {}, [CHECKPOINTED, *FP16], tolerance=ROUGH),
     "fsdp packed, padded to a length": Case("tied", "fsdp", {}, PADDED_LENGTH),
     "fsdp, one rank": Case("tied", "fsdp", {}, ranks=1),
+    "fsdp, one rank, parameters as they were": Case("untied", "fsdp", {}, [CHECKPOINTED, ORIGINAL], ranks=1),
     "fsdp, four ranks": Case("untied", "fsdp", {"rollouts": "all"}, ranks=4),
     "fsdp, two times two ranks": Case("tied", "fsdp", {"rollouts": "all"}, [HYBRID, CHECKPOINTED], ranks=4),
     "fsdp2 packed": Case("untied", "fsdp2", {"rollouts": "all"}, [CHECKPOINTED]),
@@ -287,6 +288,7 @@ ALWAYS = {
     *("entropy by a pass, fsdp2 padded, standardised", "entropy by a pass, reshaped, Ulysses"),
     *("OAR-G, fsdp padded", "OAR-G, fsdp2 packed", "fused kernels, fsdp packed", "hops, fsdp packed"),
     *("hops, fsdp2 packed", "hops, bf16, fsdp2 padded", "hops, Ulysses, fsdp2", "hops × surprise, proportional, fsdp2"),
+    "fused kernels by Triton, fsdp packed",
 }
 
 
