@@ -238,10 +238,8 @@ class Memory:
     def __exit__(self, *_):
         import torch
 
-        if self.device == "cuda":  # not by max_memory_allocated, in whose place the hook is told another peak
-            peak = torch.cuda.memory_stats()["allocated_bytes.all.peak"]
-        else:
-            peak = self._status("VmHWM")
+        # Not by max_memory_allocated, in whose place the hook is told another peak.
+        peak = self._status("VmHWM") if self.device == "cpu" else torch.cuda.memory_stats()["allocated_bytes.all.peak"]
         self.peak = peak - self.before
 
     @staticmethod

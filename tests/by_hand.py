@@ -38,7 +38,7 @@ def oar_g(
     end = prompt_length + answer.stop
     predictors = slice(prompt_length + answer.start - 1, end - 1)
     embedded = model.get_input_embeddings()(ids[None, :end]).detach()
-    generator = torch.Generator(noise_of).manual_seed(crc32(ids[:end].numpy().tobytes()))
+    generator = torch.Generator(torch.device(noise_of)).manual_seed(crc32(ids[:end].numpy().tobytes()))
     noise = 1e-3 * torch.randn((answer.stop, embedded.shape[-1]), generator=generator, device=noise_of)
     noisy = embedded.clone()
     noisy[0, prompt_length - 1 : end - 1] += noise.cpu()
