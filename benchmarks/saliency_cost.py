@@ -238,7 +238,8 @@ class Memory:
     def __exit__(self, *_):
         import torch
 
-        peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else self._status("VmHWM")
+        # Not by max_memory_allocated, in whose place the hook is told another peak.
+        peak = self._status("VmHWM") if self.device == "cpu" else torch.cuda.memory_stats()["allocated_bytes.all.peak"]
         self.peak = peak - self.before
 
     @staticmethod

@@ -30,15 +30,18 @@ def entropy(model, ids: torch.Tensor, prompt_length: int, temperature: float) ->
     ]
 
 
-def oar_g(model, ids: torch.Tensor, prompt_length: int, answer: range, response_length: int) -> list[float]:
-    """|gradient · embedding| of each response token; answer: its tokens, counted in the response."""
+def oar_g(
+    model, ids: torch.Tensor, prompt_length: int, answer: range, response_length: int, noise_of="cpu"
+) -> list[float]:
+    """|gradient · embedding| of each response token; answer: its tokens, counted in the response; noise_of: the device
+    whose generator draws, since one seed is not the same noise on each."""
     end = prompt_length + answer.stop
     predictors = slice(prompt_length + answer.start - 1, end - 1)
     embedded = model.get_input_embeddings()(ids[None, :end]).detach()
-    generator = torch.Generator().manual_seed(crc32(ids[:end].numpy().tobytes()))
-    noise = 1e-3 * torch.randn((answer.stop, embedded.shape[-1]), generator=generator)
+    generator = torch.Generator(torch.device(noise_of)).manual_seed(crc32(ids[:end].numpy().tobytes()))
+    noise = 1e-3 * torch.randn((answer.stop, embedded.shape[-1]), generator=generator, device=noise_of)
     noisy = embedded.clone()
-    noisy[0, prompt_length - 1 : end - 1] += noise
+    noisy[0, prompt_length - 1 : end - 1] += noise.cpu()
     noisy.requires_grad_()
 
     def distribution(embeddings):

@@ -11,10 +11,19 @@ import torch.multiprocessing as mp
 
 TIMEOUT_S = 600
 
+ENGINE = "actor_rollout_ref.actor.fsdp_config."
+# What the CPU preset sets for an actor, on a GPU.
+ON_A_GPU = [
+    "actor_rollout_ref.rollout.name=vllm",  # verl wants a name; an actor does not read it
+    "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
+    f"+{ENGINE}mixed_precision={{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}}",
+    f"{ENGINE}use_torch_compile=False",
+]
+
 
 @functools.cache
 def _composed():
-    """main_ppo's config with what all tests have in common, and the CPU preset on a CPU."""
+    """main_ppo's config with what all tests have in common, and the CPU preset on a CPU, or the same on a GPU."""
     from hydra import compose, initialize_config_module
     from verl.utils.device import get_device_name
 
@@ -22,7 +31,7 @@ def _composed():
         return compose(
             "ppo_trainer",
             [
-                *(["+grail=cpu"] if get_device_name() == "cpu" else []),
+                *(["+grail=cpu"] if get_device_name() == "cpu" else ON_A_GPU),
                 "actor_rollout_ref.model.lora.merge=True",  # for a CPU's rollout; an actor does not read it
                 "algorithm.adv_estimator=grpo",
                 "actor_rollout_ref.actor.optim.lr=1e-3",
@@ -56,8 +65,10 @@ def actor_config(policy: str, *overrides: str):
 def actor(policy: str, *overrides: str):
     """The actor's TrainingWorker, built the way verl builds it, on this rank."""
     import verl  # noqa: F401  loads the plugin
+    from verl.utils.device import get_torch_device
     from verl.workers.engine_workers import ActorRolloutRefWorker
 
+    get_torch_device().set_device(int(os.environ["LOCAL_RANK"]))  # Ray shows a worker none but its own
     worker = ActorRolloutRefWorker(actor_config(policy, *overrides), role="actor")
     worker.init_model()
     return worker.actor

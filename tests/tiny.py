@@ -48,14 +48,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def model(
     architecture: str = "qwen3", *, tied: bool = True, layers: int = 3, seed: int = 0, vocabulary: int = 320,
-    head_dim: int = 8,
+    head_dim: int = 8, hidden: int = 32,
 ):
     """A causal LM with random weights, of an architecture by transformers' name for it."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         architecture,
         vocab_size=vocabulary,
-        hidden_size=32,
+        hidden_size=hidden,
         intermediate_size=64,
         num_hidden_layers=layers,
         num_attention_heads=4,

@@ -153,6 +153,20 @@ def _cut_at_leaf(
         yield cuts
 
 
+@contextlib.contextmanager
+def _own_parameters_afterwards(model: nn.Module) -> Iterator[None]:
+    """FSDP1 that shards nothing, as on one rank, puts a module's own parameters (use_orig_params) back once it has
+    their gradient. Those outside the blocks get none here: views would stay in their place, which the next forward
+    takes for the parameters, and no optimizer knows."""
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            handle = module._handle if isinstance(module, FullyShardedDataParallel) else None
+            if handle is not None and handle._use_orig_params and not handle.uses_sharded_strategy:
+                handle.reshard(free_unsharded_flat_param=False)
+
+
 class LeafGraph(NamedTuple):
     """A forward pass whose graph begins at the leaf.
 
@@ -193,6 +207,7 @@ def leaf_graph(
 
     with (
         torch.enable_grad(),
+        _own_parameters_afterwards(model),
         _recomputing_blocks(model, leaf, recompute),
         _cut_at_leaf(model, leaf, perturb) as cuts,
         _head_at(model, keep_BS),
@@ -204,8 +219,14 @@ def leaf_graph(
 
 def can_walk_again(model: nn.Module) -> bool:
     """A graph may be walked by several backward passes. Not under FSDP1, which gathers a block's parameters for the
-    first backward pass after a forward alone; FSDP2 gathers for each."""
-    return not any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+    first backward pass after a forward alone; FSDP2 gathers for each. Nor through liger-kernel's modules: their
+    backward pass writes gradients over what the forward saved, and autograd does not see it."""
+    return not any(isinstance(module, FullyShardedDataParallel) or _by_liger(module) for module in model.modules())
+
+
+def _by_liger(module: nn.Module) -> bool:
+    """liger-kernel, and verl's use_liger by it, binds a forward of its own to a module as it stands."""
+    return (getattr(module.forward, "__module__", None) or "").startswith("liger_kernel.")
 
 
 def leaf_gradient(

@@ -76,6 +76,40 @@ def test_one_forward_pass_and_a_backward_pass_for_each_hop():
     assert passes[0] == "forward" and passes.count("backward") == 4
 
 
+class Overwriting(torch.autograd.Function):
+    """silu(gate) · up as liger-kernel's, whose backward pass writes gradients over what it has saved, unseen by
+    autograd. The real one is Triton's and takes a GPU."""
+
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.save_for_backward(gate, up)
+        return torch.nn.functional.silu(gate) * up
+
+    @staticmethod
+    def backward(ctx, slope):
+        gate, up = (tensor.detach() for tensor in ctx.saved_tensors)
+        sigmoid = gate.sigmoid()
+        of_gate = slope * up * sigmoid * (1 + gate * (1 - sigmoid))
+        of_up = slope * gate * sigmoid
+        gate.data.copy_(of_gate)
+        up.data.copy_(of_up)
+        return gate.clone(), up.clone()
+
+
+def test_kernels_that_overwrite_what_they_saved_get_a_forward_pass_for_each_hop():
+    model, row = tiny.model().eval(), rows_and_answers(tiny.tokenizer())[0][0]
+    inputs, targets = {"input_ids": row.input_ids[None]}, targets_of([row], [(0, 0)], (1, len(row)), "cpu")
+    expected = sum(hop_shares(model, inputs, targets, hops=3))
+
+    def forward(self, hidden):
+        return self.down_proj(Overwriting.apply(self.gate_proj(hidden), self.up_proj(hidden)))
+
+    forward.__module__ = "liger_kernel.transformers.swiglu"
+    for block in model.model.layers:
+        block.mlp.forward = forward.__get__(block.mlp)  # as liger-kernel binds it
+    torch.testing.assert_close(sum(hop_shares(model, inputs, targets, hops=3)), expected)
+
+
 def test_a_backward_pass_that_fails_half_way_leaves_nothing_behind(monkeypatch):
     model, tokenizer = tiny.model(), tiny.tokenizer()
     before, calls, grad = tiny.traces(model), [], torch.autograd.grad

@@ -3,9 +3,10 @@
 docs/matrix.md is the table for users; each of its rows names a test, most of them a case here.
 """
 
+from importlib import import_module
+
 import harness
 import pytest
-import ranks
 import tiny
 import torch
 from harness import Case
@@ -18,6 +19,7 @@ PLAIN = MODEL + "enable_gradient_checkpointing=False"
 ORIGINAL = FSDP + "use_orig_params=True"
 NOT_RESHARDED = FSDP + "reshard_after_forward=False"
 FUSED = [MODEL + "use_fused_kernels=True", MODEL + "fused_kernel_options.impl_backend=torch"]
+TRITON = [MODEL + "use_fused_kernels=True", MODEL + "fused_kernel_options.impl_backend=triton"]
 BF16 = [FSDP + "mixed_precision.param_dtype=bf16"]  # verl's default on a GPU
 FP16 = [FSDP + "mixed_precision.param_dtype=fp16"]
 HYBRID = FSDP + "fsdp_size=2"
@@ -130,6 +132,21 @@ def ulysses_over_sdpa():
     ALL_ATTENTION_FUNCTIONS.register("ulysses", attention)
 
 
+def triton_on_a_cpu():
+    """verl's Triton kernel takes tensors of a GPU alone. On a CPU this stands in for it, with outputs of its shapes:
+    the tokens of all rows one behind the other."""
+    from verl.utils.device import get_device_name
+
+    def linear_cross_entropy(hidden_BSD, weight_VD, labels_BS, temperature, reduction):
+        logits_NV = hidden_BSD.flatten(0, 1) @ weight_VD.T / temperature
+        log_probs_NV = logits_NV.float().log_softmax(dim=-1)
+        of_labels_N = log_probs_NV.gather(-1, labels_BS.reshape(-1, 1)).squeeze(-1)
+        return of_labels_N, -(log_probs_NV.exp() * log_probs_NV).sum(dim=-1)
+
+    if get_device_name() == "cpu":
+        import_module("verl.utils.kernel.linear_cross_entropy").linear_cross_entropy = linear_cross_entropy
+
+
 CASES = {
     "fsdp packed": Case("tied", "fsdp", {}, [CHECKPOINTED]),
     "fsdp padded": Case("untied", "fsdp", {"leaf": "middle", "alignment": "token"}, [PADDED, PLAIN]),
@@ -141,6 +158,7 @@ CASES = {
     "fsdp packed, fp16 with the gradient scaler": Case("tied", "fsdp", {}, [CHECKPOINTED, *FP16], tolerance=ROUGH),
     "fsdp packed, padded to a length": Case("tied", "fsdp", {}, PADDED_LENGTH),
     "fsdp, one rank": Case("tied", "fsdp", {}, ranks=1),
+    "fsdp, one rank, parameters as they were": Case("untied", "fsdp", {}, [CHECKPOINTED, ORIGINAL], ranks=1),
     "fsdp, four ranks": Case("untied", "fsdp", {"rollouts": "all"}, ranks=4),
     "fsdp, two times two ranks": Case("tied", "fsdp", {"rollouts": "all"}, [HYBRID, CHECKPOINTED], ranks=4),
     "fsdp2 packed": Case("untied", "fsdp2", {"rollouts": "all"}, [CHECKPOINTED]),
@@ -246,6 +264,11 @@ CASES = {
     ),
     "hops, fused kernels, fsdp packed": Case("mistral", "fsdp", HOPS, [PLAIN, *FUSED]),
     "fused kernels, fsdp2 padded": Case("qwen2", "fsdp2", {}, [PADDED, *FUSED]),
+    "fused kernels by Triton, fsdp packed": Case("wide_phi3", "fsdp", {}, [PLAIN, *TRITON], setup=triton_on_a_cpu),
+    "fused kernels by Triton, entropy by a pass": Case(
+        "wide_gemma", "fsdp", {"score": "entropy", "weights": "proportional"}, [CHECKPOINTED, *TRITON],
+        setup=triton_on_a_cpu,
+    ),
 }
 
 REFUSED = {
@@ -265,18 +288,21 @@ ALWAYS = {
     *("entropy by a pass, fsdp2 padded, standardised", "entropy by a pass, reshaped, Ulysses"),
     *("OAR-G, fsdp padded", "OAR-G, fsdp2 packed", "fused kernels, fsdp packed", "hops, fsdp packed"),
     *("hops, fsdp2 packed", "hops, bf16, fsdp2 padded", "hops, Ulysses, fsdp2", "hops × surprise, proportional, fsdp2"),
+    "fused kernels by Triton, fsdp packed",
 }
 
 
-def save_policies(folder_of) -> dict[str, str]:
-    """Policies of every case; name → folder, which `folder_of` makes of the name."""
+def save_policies(folder_of, policies=None) -> dict[str, str]:
+    """Policies of these names, or of every case; name → folder, which `folder_of` makes of the name."""
     from peft import LoraConfig, TaskType, get_peft_model
 
-    names = {"untied", "adapter", *(case.policy for case in (CASES | REFUSED).values())}
+    policies = (case.policy for case in (CASES | REFUSED).values()) if policies is None else policies
+    names = {"tied", "untied", "adapter", *policies}
     paths = {name: str(folder_of(name)) for name in names}
     for name in names - {"adapter"}:
-        architecture = "qwen3" if name in ("tied", "untied") else name
-        tiny.save_policy(paths[name], architecture=architecture, tied=name != "untied")
+        architecture = "qwen3" if name in ("tied", "untied") else name.removeprefix("wide_")
+        hidden = 128 if name.startswith("wide_") else 32  # Triton's kernel takes multiples of 128
+        tiny.save_policy(paths[name], architecture=architecture, tied=name != "untied", hidden=hidden)
     adapted = get_peft_model(
         tiny.model(), LoraConfig(task_type=TaskType.CAUSAL_LM, r=4, lora_alpha=8, target_modules="all-linear")
     )
@@ -294,15 +320,11 @@ def folders(tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def results(folders, request) -> dict:
-    """name → what each rank saw, of the cases that were asked for; one group of processes for all of so many ranks."""
+def results(folders, request, tmp_path_factory) -> dict:
+    """name → what each rank saw, of the cases that were asked for."""
     chosen = [item.callspec.params["name"] for item in request.session.items if item.path == request.path]
-    there, by_name = CASES | REFUSED, {}
-    for count in sorted({there[name].ranks for name in chosen}):
-        cases = {name: there[name] for name in chosen if there[name].ranks == count}
-        of_ranks = ranks.on_ranks(harness.session, count, folders, cases)
-        by_name.update({name: [result[name] for result in of_ranks] for name in cases})
-    return by_name
+    cases = {name: case for name, case in (CASES | REFUSED).items() if name in chosen}
+    return harness.run(cases, folders, tmp_path_factory.mktemp("results"))
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ALWAYS else pytest.mark.sweep) for n in CASES])

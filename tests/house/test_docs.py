@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import test_gpu
 import test_matrix
 import test_upstream
 from strategies import strategies
@@ -47,6 +48,11 @@ def test_every_row_that_works_names_tests_that_exist():
 def test_every_case_of_the_matrix_has_a_row():
     in_rows = {name for *_, tests in ROWS for module, name in named(tests) if module == "test_matrix"}
     assert in_rows == set(test_matrix.CASES)
+
+
+def test_every_case_that_is_the_gpu_lanes_own_has_a_row():
+    in_rows = {name for *_, tests in ROWS for module, name in named(tests) if module == "test_gpu"}
+    assert in_rows == test_gpu.CASES.keys() - test_matrix.CASES.keys() | {"test_main_ppo"}
 
 
 def test_every_strategy_of_verl_has_a_row():

@@ -23,9 +23,9 @@ def log_likelihoods(output: ModelOutput, keep_BS: Tensor, labels_N: Tensor, temp
         labels_N: int64, the tokens.
         temperature_N: float32, what the logits of each are divided by.
     """
-    fused_BS = getattr(output, "log_probs", None)
-    if fused_BS is not None:  # temperature included
-        return fused_BS[keep_BS]
+    fused = getattr(output, "log_probs", None)
+    if fused is not None:  # temperature included; (B, S), or by Triton one row behind the other
+        return fused.view(keep_BS.shape)[keep_BS]
 
     def of_part(logits, labels, temperature):
         return -F.cross_entropy(logits.float() / temperature[:, None], labels, reduction="none")

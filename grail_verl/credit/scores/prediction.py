@@ -25,12 +25,13 @@ def prediction_scores(
     Args:
         model, inputs, targets: as of Score.from_model.
         of_distribution: log-probs (n, V) float32 and tokens (n,) → (n,) or (n, C), a part of the N at a time.
-        fused: what verl's fused kernels call the same, (B, S), in the model's output; None where there are none.
+        fused: what verl's fused kernels call the same in the model's output, (B, S), or by Triton one row behind the
+            other; None where there are none.
     """
     output = forward_at(model, inputs, targets.keep_BS)
-    fused_BS = None if fused is None else getattr(output, fused, None)
-    if fused_BS is not None:  # temperature included
-        values_N = fused_BS[targets.keep_BS].float()
+    by_kernel = None if fused is None else getattr(output, fused, None)
+    if by_kernel is not None:  # temperature included
+        values_N = by_kernel.view(targets.keep_BS.shape)[targets.keep_BS].float()
     else:
         parts = zip(
             *(part.split(LOSS_PART) for part in (output.logits, targets.labels_N, targets.temperature_N)), strict=True
