@@ -47,7 +47,8 @@ def test_every_replica_gets_every_weight_and_every_rank_walks_through_all_of_the
     engines = connected(trainers=2, replicas=2)
     walked = [iter(WEIGHTS.items()) for _ in range(2)]
     with ThreadPoolExecutor(4) as workers:
-        sent = [workers.submit(asyncio.run, engine.send_weights(w)) for engine, w in zip(engines[:2], walked, strict=True)]
+        sending = [engine.send_weights(weights) for engine, weights in zip(engines[:2], walked, strict=True)]
+        sent = [workers.submit(asyncio.run, coroutine) for coroutine in sending]
         came = [workers.submit(asyncio.run, received(engine)) for engine in engines[2:]]
         assert [future.result(60) for future in sent] == [None, None]
         assert [list(rest) for rest in walked] == [[], []]

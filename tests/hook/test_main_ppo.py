@@ -13,6 +13,7 @@ from collections import Counter
 
 import pandas as pd
 import pytest
+import verl
 from legacy import LEGACY
 from pictures import drawn, in_tensorboard, same
 from runs import FSDP2, boxing_policy, check, main_ppo, problems, train
@@ -282,7 +283,15 @@ SEPARATE = {
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", SEPARATE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(verl.__version__ == "0.9.0", reason="0.9.0 has a replica in each"))
+        if "no other replica" in name
+        else name
+        for name in SEPARATE
+    ],
+)
 def test_a_rollout_of_its_own_is_given_each_policy_and_lags_behind(home, name, tmp_path, monkeypatch):
     overrides, replica = SEPARATE[name]
     (tmp_path / "sitecustomize.py").write_text(TRANSFERS)
