@@ -37,7 +37,7 @@ class SocketCheckpointEngine(CheckpointEngine):
         if not self.is_master:
             return None
         key = os.urandom(32)
-        self.listener = Listener((ray.util.get_node_ip_address(), 0), authkey=key)
+        self.listener = Listener((ray.util.get_node_ip_address(), 0), backlog=128, authkey=key)
         return self.listener.address, key
 
     @classmethod
