@@ -96,6 +96,12 @@ MENTIONS = {
     "verl.utils.tracking.Tracking.__init__": "tensorboard wandb",
     "verl.trainer.ppo.v1.trainer_base.PPOTrainer.fit": "Tracking config to_container logger log data step",
     "verl.trainer.ppo.ray_trainer.RayPPOTrainer.fit": "Tracking config to_container logger log data step",
+    "verl.trainer.ppo.v1.trainer_separate_async": "save_model_to_cpu restore_model_from_cpu logger",
+    "verl.experimental.separation.engine_workers.DetachActorWorker": "fsdp2_sharded_save_to_cpu",
+    "verl.checkpoint_engine.CheckpointEngineManager": "prepare build_topology init_process_group finalize",
+    "verl.workers.engine_workers.ActorRolloutRefWorker.init_model": "is_master bucket_size custom_backend_module",
+    "verl.workers.engine_workers.ActorRolloutRefWorker.update_weights": "send_weights",
+    "verl.checkpoint_engine.CheckpointEngineWorker": "receive_weights bucket_size replica_rank",
     "verl.model_merger.base_model_merger": "--local_dir --target_dir --trust-remote-code --backend",
     "verl.model_merger.fsdp_model_merger": "fsdp_config.json",
 }
@@ -114,6 +120,7 @@ NOT_VERLS = (
     "verl.workers.rollout.vllm_rollout.utils.vLLMColocateWorkerExtension.vllm_config",
     f"{CONFIG}.algorithm.grail",
     f"{CONFIG}.ray_kwargs.ray_init",
+    f"{CONFIG}.trainer.v1.separate_async.checkpoint_backend",
 )
 
 

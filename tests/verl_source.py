@@ -89,6 +89,8 @@ class Source:
             return None
         owner = self.find(name.rpartition(".")[0])
         static = any(isinstance(mark, ast.Name) and mark.id == "staticmethod" for mark in thing.node.decorator_list)
+        # Without saying so, too, where it is called by the class alone.
+        static |= [argument.arg for argument in thing.node.args.args[:1]] not in (["self"], ["cls"])
         return Signature.of(thing.node.args, isinstance(owner, Thing) and _is_class(owner) and not static)
 
     def abstract(self, name: str) -> set[str]:

@@ -8,6 +8,7 @@ heavy waits for the verl module it belongs to:
     rollout.py    the rollout `transformers`: generation.py batches
                   requests, by attention.py and sampling.py              when it is asked for
     vllm_rollout  the rollout `vllm`, by verl's own classes              when it is asked for
+    transfer.py   weights to a rollout that stands alone                 when verl reads the preset
     patches.py    what no registry can reach                             with the module that is patched
     launch.py     what is refused before Ray starts                      when a config is validated
 
@@ -55,6 +56,14 @@ def register() -> None:
     @when_imported("verl.utils.distributed")
     def _process_group(module):
         importlib.import_module("grail_verl.cpu.patches").use_one_gloo_backend(module)
+
+    @when_imported("verl.utils.fsdp_utils")
+    def _saved(module):
+        importlib.import_module("grail_verl.cpu.patches").save_copies(module)
+
+    @when_imported("verl.trainer.ppo.v1.trainer_separate_async")
+    def _log(module):
+        importlib.import_module("grail_verl.cpu.patches").log_without_flush(module)
 
     @when_imported("verl.trainer.ppo.v1.replay_buffer")
     def _poll(module):

@@ -170,7 +170,7 @@ class Generator(threading.Thread):
         self.batch: Batch | None = None
         self._arrived: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._waiting: list[Request] = []
-        self._paused = False
+        self._paused = self._refusing = False
         self._turn = threading.Condition()  # held while the model computes; load_weights takes it
 
     def submit(self, request: Request) -> Future:
@@ -178,10 +178,13 @@ class Generator(threading.Thread):
         self._arrived.put(request)
         return request.future
 
-    def pause(self) -> None:
-        """Hand out what the running rows have, as aborted; other requests wait for `resume`."""
+    def pause(self, refuse: bool = False) -> None:
+        """Hand out what the running rows have, as aborted. Until `resume` other requests wait, or with `refuse` are
+        handed out at once, aborted before their first token."""
         self._paused = True  # before the lock, which a busy thread takes again at once
         with self._turn:
+            self._refusing = refuse
+            self._turn.notify()
             if self.batch is not None:
                 for row in (~self.batch.done).nonzero().squeeze(1).tolist():
                     self._hand_out(self.batch, row, aborted=True)
@@ -189,7 +192,7 @@ class Generator(threading.Thread):
 
     def resume(self) -> None:
         with self._turn:
-            self._paused = False
+            self._paused = self._refusing = False
             self._turn.notify()
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
@@ -212,7 +215,10 @@ class Generator(threading.Thread):
         while True:
             self._collect()
             with self._turn, torch.inference_mode():
-                self._turn.wait_for(lambda: not self._paused)
+                self._turn.wait_for(lambda: not self._paused or self._refusing)
+                if self._refusing:
+                    self._refuse()
+                    continue
                 admitted = self._admit()
                 try:
                     self._advance(admitted)
@@ -235,6 +241,12 @@ class Generator(threading.Thread):
             timeout = SETTLE_SECONDS
         while not self._arrived.empty():
             self._waiting.append(self._arrived.get())
+
+    def _refuse(self) -> None:
+        for request in self._waiting:
+            if request.future.set_running_or_notify_cancel():
+                request.future.set_result(Response([], [], aborted=True))
+        self._waiting.clear()
 
     def _admit(self) -> list[Request]:
         """Take from the waiting list what fits beside the running rows and into one prefill."""

@@ -18,6 +18,12 @@ def refuse_unserved(config: DictConfig) -> None:
         raise ValueError(
             f"actor_rollout_ref.rollout.name={rollout.name!r} does not run on a CPU; allowed: {ROLLOUT} | {VLLM}"
         )
+    trainer = config.trainer.v1.trainer_mode
+    if rollout.name == VLLM and trainer == "separate_async":
+        raise ValueError(
+            f"actor_rollout_ref.rollout.name={VLLM!r} has not been tried on a CPU with "
+            f"trainer.v1.trainer_mode={trainer}; allowed: {ROLLOUT}"
+        )
     if rollout.name == VLLM and find_spec("vllm") is None:
         raise ValueError(
             f"actor_rollout_ref.rollout.name={VLLM!r} needs vLLM's build for the CPU, the extra grail-verl[cpu-vllm] "

@@ -1,11 +1,12 @@
 """Every place where verl is changed from outside because no registry or subclass reaches it.
 
-Three patches stay for the life of the process, three last for one call, inside engine.py and vllm_rollout/adapter.py.
+Five patches stay for the life of the process, three last for one call, inside engine.py and vllm_rollout/adapter.py.
 Each checks first that verl still has what it changes.
 """
 
 import functools
 import inspect
+import logging
 from contextlib import contextmanager
 from unittest import mock
 
@@ -68,6 +69,32 @@ def poll_often(replay_buffer) -> None:
         original(self, *args, **kwargs)
 
     replay_buffer.ReplayBuffer.__init__ = __init__
+
+
+def save_copies(fsdp_utils) -> None:
+    """V1 `separate_async` has the old policy saved to the CPU while the new one is trained; of a parameter that is on a
+    CPU already verl saves the very tensor, which the update then changes."""
+    original = fsdp_utils.fsdp2_sharded_save_to_cpu
+    _check("model" in inspect.signature(original).parameters, "fsdp2_sharded_save_to_cpu(model)")
+
+    @functools.wraps(original)
+    def fsdp2_sharded_save_to_cpu(model):
+        state, placement = original(model)
+        return {name: (tensor.clone(), spec) for name, (tensor, spec) in state.items()}, placement
+
+    fsdp_utils.fsdp2_sharded_save_to_cpu = fsdp2_sharded_save_to_cpu
+
+
+def log_without_flush(trainer_separate_async) -> None:
+    """With `hybrid_engine=False` verl logs with `flush=True`, which is print's: a TypeError at the default level."""
+    original = getattr(trainer_separate_async, "logger", None)
+    _check(isinstance(original, logging.Logger), "logger in its separate_async trainer")
+
+    class WithoutFlush(logging.LoggerAdapter):
+        def process(self, message, options):
+            return message, {name: value for name, value in options.items() if name != "flush"}
+
+    trainer_separate_async.logger = WithoutFlush(original)
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """The rollout `transformers` as verl sees it: a server, the replica that starts it, the worker's adapter.
 
     agent loop -> GenerationServer.generate -> generation.Generator -> TokenOutput
-    FSDP worker -> ServerAdapter.update_weights -> GenerationServer.update_weights
+    worker -> ServerAdapter.update_weights -> GenerationServer.update_weights
+
+The worker is one of training, or, where a replica stands alone (V1 `separate_async`), verl's CheckpointEngineWorker,
+which transfer.py brings the weights to.
 
 The server is a process of its own with its own, unwrapped copy of the model, overwritten after every update.
 A CPU's memory is not partitioned between training and rollout, so there is nothing to do when verl puts the
@@ -21,6 +24,7 @@ from verl.utils.device import get_device_name
 from verl.utils.tokenizer import normalize_token_ids
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutMode, RolloutReplica, TokenOutput
+from verl.workers.rollout.utils import ensure_async_iterator
 
 from grail_verl.cpu.generation import Generator, Request
 
@@ -128,14 +132,9 @@ class GenerationServer:
         return hash((self.config.seed, self.replica_rank, self.global_steps or 0, key, self.asked[key]))
 
     async def abort_all_requests(self, reject_request: bool = False) -> None:
-        """Ends responses that have begun; other requests wait for `resume_generation`.
-
-        Raises:
-            NotImplementedError: `reject_request`, verl's wish to refuse other requests.
-        """
-        if reject_request:
-            raise NotImplementedError("the transformers rollout keeps requests that arrive while it is paused")
-        await asyncio.to_thread(self.generator.pause)
+        """Ends responses that have begun. Until `resume_generation` other requests wait, or with `reject_request` are
+        sent back at once as aborted, for verl to ask another replica."""
+        await asyncio.to_thread(self.generator.pause, reject_request)
 
     async def resume_generation(self) -> None:
         await asyncio.to_thread(self.generator.resume)
@@ -162,10 +161,8 @@ class TransformersReplica(RolloutReplica):
     """Starts one GenerationServer per replica, on the node of its worker."""
 
     async def launch_servers(self) -> None:
-        if self.rollout_mode is not RolloutMode.HYBRID:
-            raise NotImplementedError(
-                f"the transformers rollout serves the policy only, not {self.rollout_mode}"
-            )
+        if self.rollout_mode is RolloutMode.COLOCATED or self.is_reward_model or self.is_teacher_model:
+            raise NotImplementedError("the transformers rollout serves the policy only, no reward model and no teacher")
         node = await self.workers[0].__ray_call__.remote(
             lambda worker: ray.get_runtime_context().get_node_id()
         )
@@ -190,9 +187,15 @@ class TransformersReplica(RolloutReplica):
     async def wake_up(self) -> None:
         pass
 
+    async def release_kv_cache(self) -> None:
+        pass
+
+    async def resume_kv_cache(self) -> None:
+        pass
+
 
 class ServerAdapter(BaseRollout):
-    """In each training worker: hands the policy's weights to the replica that this worker belongs to."""
+    """In each worker of a replica, of training or its own: hands the policy's weights to that replica."""
 
     def __init__(self, config, model_config, device_mesh, replica_rank: int = -1):
         super().__init__(config, model_config, device_mesh)
@@ -203,15 +206,15 @@ class ServerAdapter(BaseRollout):
     ) -> None:
         """Send (name, tensor) pairs, in pieces of rollout.checkpoint_engine.update_weights_bucket_megabytes.
 
-        Every rank has a server and so walks through the whole generator, which it must: gathering a sharded
-        parameter takes all of them.
+        In training every rank has a server and so walks through the whole generator, which it must: gathering a
+        sharded parameter takes all of them.
         """
         if peft_config is not None:
             raise NotImplementedError("the transformers rollout needs LoRA merged: model.lora.merge=True")
         server = ray.get_actor(server_name(self.replica_rank))
         room = self.config.checkpoint_engine.update_weights_bucket_megabytes << 20
         bucket, size = {}, 0
-        for name, weight in weights:
+        async for name, weight in ensure_async_iterator(weights):
             if size + 4 * weight.numel() > room and bucket:
                 await server.update_weights.remote(bucket, global_steps, last=False)
                 bucket, size = {}, 0

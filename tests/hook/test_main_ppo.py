@@ -13,6 +13,7 @@ from collections import Counter
 
 import pandas as pd
 import pytest
+import verl
 from legacy import LEGACY
 from pictures import drawn, in_tensorboard, same
 from runs import FSDP2, boxing_policy, check, main_ppo, problems, train
@@ -231,6 +232,79 @@ def test_a_rule_sees_what_its_trainer_hands_over(home, name):
     )
     check_what_was_handed_over(home, entropy)
     assert (metrics[1]["actor/grail/saliency_rows"] == 0) == entropy
+
+
+# Notes every tensor of a transfer, as the trainer's first rank sends it and as the server holds it afterwards.
+TRANSFERS = """
+import json
+import zlib
+from pathlib import Path
+from wrapt import when_imported
+
+def note(side, step, weights):
+    sums = {name: zlib.crc32(weight.detach().numpy().tobytes()) for name, weight in weights}
+    with open(Path(__file__).parent / f"{side}.jsonl", "a") as file:
+        file.write(json.dumps([step, sums]) + "\\n")
+
+@when_imported("grail_verl.cpu.transfer")
+def sent(module):
+    original = module.SocketCheckpointEngine.send_weights
+
+    async def send_weights(self, weights, global_steps):
+        weights = list(weights)
+        if self.is_master:
+            note("sent", global_steps, weights)
+        await original(self, iter(weights), global_steps)
+
+    module.SocketCheckpointEngine.send_weights = send_weights
+
+@when_imported("grail_verl.cpu.rollout")
+def held(module):
+    original = module.GenerationServer.update_weights
+
+    async def update_weights(self, weights, global_steps, last):
+        await original(self, weights, global_steps, last)
+        if last:
+            note(f"held-{self.replica_rank}", global_steps, self.generator.model.state_dict().items())
+
+    module.GenerationServer.update_weights = update_weights
+"""
+
+# name: (verl's overrides, the rank of the replica that stands alone)
+SEPARATE = {
+    # A policy for each mini-batch, all of them held against the one before the first.
+    "two mini-batches to a transfer, a replica in each training worker, too": (
+        ["trainer.v1.separate_async.parameter_sync_step=2", "data.train_batch_size=4", "trainer.test_freq=1"], 2
+    ),
+    "a transfer after each update, no other replica": (
+        ["trainer.v1.separate_async.parameter_sync_step=1", "actor_rollout_ref.hybrid_engine=False"], 0
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(verl.__version__ == "0.9.0", reason="0.9.0 has a replica in each"))
+        if "no other replica" in name
+        else name
+        for name in SEPARATE
+    ],
+)
+def test_a_rollout_of_its_own_is_given_each_policy_and_lags_behind(home, name, tmp_path, monkeypatch):
+    overrides, replica = SEPARATE[name]
+    (tmp_path / "sitecustomize.py").write_text(TRANSFERS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    metrics = train(home, f"{name}.jsonl", *FSDP2, "trainer.v1.trainer_mode=separate_async", *overrides)
+    check(metrics)  # among others: before the first transfer the old policy is the one that wrote the responses
+    assert metrics[2]["training/off_policy/trajectory_staleness/min"] == 1
+    sent, held = (
+        dict(map(json.loads, (tmp_path / f"{side}.jsonl").read_text().splitlines()))
+        for side in ("sent", f"held-{replica}")
+    )
+    assert sorted(sent) == [0, 1, 2] and held == sent
+    assert sent[0] != sent[1] != sent[2]
 
 
 # In the reward workers alone: main_ppo's own process, which reads the ground truths, starts no Ray before.

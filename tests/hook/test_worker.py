@@ -1,4 +1,5 @@
-"""What the hook does beside its arithmetic, which test_matrix.py compares: metrics, weights of one, NaNs."""
+"""What the hook does beside its arithmetic, which test_matrix.py compares: metrics, weights of one, NaNs, an old policy
+that is put back for a while."""
 
 import harness
 import pytest
@@ -13,8 +14,44 @@ WIDE = Case("tied", "fsdp")
 ONES = Case("tied", "fsdp2", {"w_min": 1.0, "w_max": 1.0, "rollouts": "all"})
 
 
+def second_mini_batch(rank: int, folders: dict, strategy: str) -> dict:
+    """What V1 `separate_async` asks of a worker between two transfers: an update, old log-probs by the policy before
+    it, another update."""
+    from verl.experimental.separation.engine_workers import DetachActorWorker
+
+    worker = DetachActorWorker(
+        ranks.actor_config(
+            folders["tied"], "algorithm.adv_estimator=grail", f"actor_rollout_ref.actor.strategy={strategy}",
+            *[f"+algorithm.grail.{name}={value}" for name, value in WIDE.written.items()],
+        ),
+        role="actor",
+    )  # fmt: skip
+    worker.init_model()
+    worker.save_model_to_cpu(0)
+    old = ranks.full_parameters(worker.actor)
+    worker.update_actor(harness.rollout(rank))
+    new = ranks.full_parameters(worker.actor)
+    worker.save_model_to_cpu(1)
+    worker.restore_model_from_cpu(0)
+    put_back = ranks.full_parameters(worker.actor)
+    worker.restore_model_from_cpu(1)
+    data = harness.rollout(rank)
+    worker.actor.reweight_advantages(data)
+    model = harness.plain_model(folders["tied"])
+    by_old = harness.expected_advantages(model, harness.rollout(rank), WIDE.grail)
+    model.load_state_dict(new)
+    by_new = harness.expected_advantages(model, harness.rollout(rank), WIDE.grail)
+    return {
+        "old is old": all(torch.equal(put_back[name], old[name]) for name in old),
+        "moved": not all(torch.equal(new[name], old[name]) for name in old),
+        "got": data["advantages"].values().tolist(),
+        "by the old policy": torch.cat(by_old).tolist(),
+        "by the updated policy": torch.cat(by_new).tolist(),
+    }
+
+
 def session(rank: int, folders: dict) -> dict:
-    """A batch's metrics; then weights that are all 1 beside GRPO; then a policy with a NaN in it."""
+    """A batch's metrics; then weights that are all 1 beside GRPO; then a policy with a NaN in it; then an old one."""
     from verl.utils import tensordict_utils as tu
 
     expected = harness.expected_advantages(harness.plain_model(folders["tied"]), harness.rollout(rank), WIDE.grail)
@@ -41,6 +78,7 @@ def session(rank: int, folders: dict) -> dict:
         "trained": not all(map(torch.equal, one, start)),
         "broken": {key: value for key, value in tu.get(output, "metrics").items() if "grail" in key},
         "broken advantages": [row.tolist() for row in data["advantages"].unbind()],
+        "second mini-batch": {strategy: second_mini_batch(rank, folders, strategy) for strategy in ("fsdp", "fsdp2")},
     }
 
 
@@ -95,3 +133,12 @@ def test_scores_that_are_no_numbers_are_counted_and_training_goes_on(results):
             if span is not None:
                 content = slice(span.content_start, span.content_end)
                 assert got[content] == [50.0 * value for value in before[content]]
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+def test_the_old_policy_is_put_back_and_saliency_is_that_of_the_updated_one(results, strategy):
+    reports = [result["second mini-batch"][strategy] for result in results]
+    for report in reports:
+        assert report["moved"] and report["old is old"]
+        assert report["got"] == pytest.approx(report["by the updated policy"], rel=1e-5, abs=1e-5)
+    assert any(report["got"] != pytest.approx(report["by the old policy"], rel=1e-2) for report in reports)

@@ -54,6 +54,7 @@ IN_SOURCE = {
     "a receiver that is gone": (VLLM + "bucketed_weight_transfer.BucketedWeightSender", "self.socket.recv()", "timeo"),
     "vllm by that name alone": ("verl.workers.rollout.vllm_rollout", "vllm_package_name = 'vllm'", None),
     "a copy that is none": ("verl.utils.fsdp_utils.fsdp2_sharded_save_to_cpu", "param.detach().cpu()", "clone()"),
+    "a log call is given flush": ("verl.trainer.ppo.v1.trainer_separate_async", "flush=True", None),
     "flash attention for critics": ("verl.utils.model", "attn_implementation='flash_attention_2'", None),
 }  # fmt: skip
 
@@ -63,7 +64,15 @@ def source() -> Source:
     return Source(Path(importlib.util.find_spec("verl").origin).parent, "verl")
 
 
-@pytest.mark.parametrize("fault", IN_SOURCE)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=pytest.mark.skipif(verl.__version__ == "0.9.0", reason="that is 0.9.1's"))
+        if fault == "a log call is given flush"
+        else fault
+        for fault in IN_SOURCE
+    ],
+)
 def test_it_is_still_in_verls_source(source, fault):
     name, there, mended = IN_SOURCE[fault]
     text = ast.unparse(source.find(name).node)
