@@ -9,6 +9,7 @@ the same processes, in the background, and each test waits for its own: what is 
 SIGINT) leaves the table of it.
 """
 
+import multiprocessing
 import os
 import shutil
 import sysconfig
@@ -194,6 +195,9 @@ def result_of(request, tmp_path_factory) -> Iterator[Callable[[str], list[dict]]
     arguments = (cases, folders, kept, lambda: not over.is_set())
     running = threading.Thread(target=harness.run, args=arguments, daemon=True)
     running.start()
+    ranks = min((case.ranks for case in cases.values()), default=0)
+    while running.is_alive() and len(multiprocessing.active_children()) < ranks:
+        time.sleep(0.01)  # what they print goes where this process's output goes now: pytest captures it
 
     def wait_for(name: str) -> list[dict]:
         alive = True
