@@ -10,7 +10,7 @@ from hypothesis import settings
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), *(str(folder) for folder in HERE.iterdir() if folder.is_dir())]
-from lane_table import pytest_addoption, pytest_terminal_summary  # noqa: E402, F401
+from lane_table import pytest_addoption, pytest_collection_finish, pytest_terminal_summary  # noqa: E402, F401
 
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)

@@ -274,7 +274,7 @@ def session(rank: int, folders: dict, cases: dict[str, Case], kept: str) -> None
         except Exception:
             result = {"error": traceback.format_exc()}
         result["seconds"] = time.perf_counter() - began
-        Path(kept, f"{name}.{rank}.json").write_text(json.dumps(result))
+        _keep(result, Path(kept, f"{name}.{rank}.json"))
         if joined and not dist.is_initialized():  # within the hook: it ends the process groups
             return
         try:
@@ -283,29 +283,45 @@ def session(rank: int, folders: dict, cases: dict[str, Case], kept: str) -> None
             return
 
 
-def run(cases: dict[str, Case], folders: dict, kept: Path) -> dict[str, list[dict]]:
+def run(
+    cases: dict[str, Case], folders: dict, kept: Path, wanted: Callable[[], bool] = lambda: True
+) -> dict[str, list[dict]]:
     """name → what each rank saw; one group of processes for all of so many ranks, and a new one for those that are left
-    when a case takes its processes with it."""
-    results: dict[str, list[dict]] = {}
+    when a case takes its processes with it, as long as they are wanted. A case that is done is `finished` while others
+    still run."""
     for count in sorted({case.ranks for case in cases.values()}):
         left = [name for name, case in cases.items() if case.ranks == count]
-        while left:
+        while left and wanted():
             ended = "the ranks did not come to it alike"
             try:
                 ranks.on_ranks(session, count, folders, {name: cases[name] for name in left}, str(kept))
                 failed = False
             except (RuntimeError, TimeoutError) as error:
                 ended, failed = str(error), True
-            done = [name for name in left if all(path.exists() for path in _files(kept, name, count))]
-            results.update({name: [json.loads(p.read_text()) for p in _files(kept, name, count)] for name in done})
-            left = [name for name in left if name not in done]
-            if left and (failed or not done):
-                results[left.pop(0)] = [{"error": ended, "seconds": 0.0}]
-    return results
+            still = [name for name in left if finished(kept, name, count) is None]
+            if still and (failed or still == left):
+                for path in _files(kept, still.pop(0), count):
+                    if not path.exists():
+                        _keep({"error": ended, "seconds": 0.0}, path)
+            left = still
+    return {name: finished(kept, name, case.ranks) for name, case in cases.items()}
+
+
+def finished(kept: Path, name: str, count: int) -> list[dict] | None:
+    """What each of so many ranks saw of a case, once all have."""
+    files = _files(kept, name, count)
+    return [json.loads(path.read_text()) for path in files] if all(path.exists() for path in files) else None
 
 
 def _files(kept: Path, name: str, count: int) -> list[Path]:
     return [kept / f"{name}.{rank}.json" for rank in range(count)]
+
+
+def _keep(result: dict, path: Path) -> None:
+    """There at once and whole, as others look for it."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result))
+    part.rename(path)
 
 
 def rounding() -> float:

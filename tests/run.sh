@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
 if [[ " $* " == *" -m gpu "* ]]; then
-    exec python -m pytest tests/hook/test_gpu.py "$@"
+    exec python -m pytest -v tests/hook/test_gpu.py "$@"
 fi
 source recipes/environment.sh "${EXTRA:-test}"
 export VERL_PLATFORM=cpu

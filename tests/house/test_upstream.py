@@ -4,6 +4,7 @@ has mended one: then its workaround can go. What it would take a GPU or a run of
 
 import ast
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from composed import composed
 from verl.protocol import DataProto
 from verl.trainer.ppo import core_algos, ray_trainer
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
-from verl.utils import distributed
+from verl.utils import activation_offload, distributed
 from verl_source import Source
 
 pytestmark = pytest.mark.fast
@@ -113,6 +114,34 @@ def test_sessions_with_several_outputs_are_groups_of_grpos_alone(monkeypatch):
         for name in ("grpo", "own")
     )  # fmt: skip
     assert named == [0.5, 0.5, -0.5] and other != named
+
+
+@pytest.fixture
+def offloaded(monkeypatch) -> activation_offload.AsyncDoubleBufferGroupOffloadHandler:
+    """verl's, which pins memory, of which a machine without a GPU has none."""
+    handler = activation_offload.SynchronizedGroupOffloadHandler
+    monkeypatch.setattr(handler, "offload", partial(handler.offload, pin_memory=False))
+    return activation_offload.AsyncDoubleBufferGroupOffloadHandler(1, 1)
+
+
+def brought_back(handler, activations: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Saved in a block's forward, asked for in its backward."""
+    tags = [handler.tensor_push(activation) for activation in activations]
+    handler.on_group_commit_forward()
+    handler.on_group_commit_backward()
+    return [handler.tensor_pop(tag) for tag in tags]
+
+
+def test_an_offloaded_mask_comes_back_without_the_strides_that_its_kernel_needs(offloaded):
+    mask_TT = torch.zeros(42, 44)[:, :42]
+    assert brought_back(offloaded, [mask_TT])[0].stride() == (42, 1) != mask_TT.stride()
+
+
+def test_of_two_views_that_are_offloaded_one_comes_back_in_the_others_order(offloaded):
+    """Attention saves its output by heads, the layer behind it the same memory by tokens."""
+    by_heads_HT = torch.arange(6.0).view(3, 2).T
+    one, other = brought_back(offloaded, [by_heads_HT, by_heads_HT.T])
+    assert torch.equal(one, by_heads_HT) and not torch.equal(other, by_heads_HT.T)
 
 
 def test_a_device_named_cpu_is_named_twice(monkeypatch):
