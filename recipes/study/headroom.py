@@ -119,19 +119,23 @@ def _difference(of: Mapping | None) -> str:
     return "{:+.3f} ({:+.3f} to {:+.3f}), p {:.3f}".format(of["difference"], *of["interval"], of["p"]) if of else ""
 
 
-def language_table(found: Mapping) -> str:
-    """A language model's accuracies before and after, whatever its headroom."""
+def language_table() -> str:
+    """A language model's accuracies before and after its runs, those that chose the rate first."""
     rows = []
-    for method, of in found[LANGUAGE]["methods"].items() if LANGUAGE in found else ():
-        first, *_, last = zip(*(run["evaluation"] for run in load(LANGUAGE, method)), strict=True)
-        moved = [
-            " → ".join(f"{np.mean([point[measure] for point in points]):.3f}" for points in (first, last))
-            for measure in ("sampled", "greedy")
-        ]
-        worst, best = (end([point["sampled"] for point in last]) for end in (min, max))
-        against = _difference(of.get("against_grpo"))
-        rows.append([f"`{method}`", f"{of['rate']:g}", len(of["seeds"]), *moved, f"{worst:.3f}–{best:.3f}", against])
-    head = ["method", "rate", "seeds", "sampled", "greedy", "sampled in the end, by seed", "area, less GRPO's"]
+    for kind in ("tuning", "runs"):
+        of_rates: dict[tuple, list[dict]] = {}
+        for file in sorted((RESULTS / kind / LANGUAGE).glob("*.json")):
+            run = json.loads(file.read_text())
+            of_rates.setdefault((run["run"]["method"], run["run"]["lr"]), []).append(run)
+        for (method, lr), runs in of_rates.items():
+            first, *_, last = zip(*(run["evaluation"] for run in runs), strict=True)
+            moved = [
+                " → ".join(f"{np.mean([point[measure] for point in points]):.3f}" for points in (first, last))
+                for measure in ("sampled", "greedy", "pass@3")
+            ]
+            seeds = ", ".join(str(run["run"]["seed"]) for run in runs)
+            rows.append([f"`{method}`", f"{lr:g}", seeds, *moved])
+    head = ["method", "rate", "seeds", "sampled accuracy", "greedy accuracy", "Pass@3"]
     return markdown_table(head, rows)
 
 
@@ -165,7 +169,7 @@ def tables(found: Mapping) -> dict[str, str]:
     return {
         "headroom": headroom_table(found),
         "rules": rules_table(found),
-        "language": language_table(found),
+        "language": language_table(),
         "tuning": tuning_table(),
     }
 
