@@ -55,7 +55,7 @@ class Case:
 
     Attributes:
         policy: the folder of the model, by its name in the fixture.
-        strategy: fsdp | fsdp2.
+        strategy: fsdp | fsdp2 | veomni.
         options: GRAIL's, besides a spread so wide that differences show.
         overrides: verl's; {name} stands for a folder.
         ranks: how many processes.
@@ -249,6 +249,28 @@ def session(rank: int, folders: dict, cases: dict[str, Case]) -> dict:
         except Exception:
             results[name] = {"error": traceback.format_exc()}
     return results
+
+
+def save_policies(cases: dict[str, Case], folder_of: Callable) -> dict[str, str]:
+    """Policies of the cases; name → folder, which `folder_of` makes of the name."""
+    paths = {name: str(folder_of(name)) for name in sorted({case.policy for case in cases.values()})}
+    for name, folder in paths.items():
+        architecture = "qwen3" if name in ("tied", "untied") else name
+        tiny.save_policy(folder, architecture=architecture, tied=name != "untied")
+    return paths
+
+
+def results(cases: dict[str, Case], folders: dict, request) -> dict[str, list[dict]]:
+    """name → what each rank saw, of the cases that the tests of a module ask its fixture `results` for; one group of
+    processes for all of so many ranks."""
+    items = [item for item in request.session.items if item.path == request.path and "results" in item.fixturenames]
+    asked = [item.callspec.params["name"] for item in items]
+    by_name: dict[str, list[dict]] = {}
+    for count in sorted({cases[name].ranks for name in asked}):
+        alike = {name: cases[name] for name in asked if cases[name].ranks == count}
+        of_ranks = ranks.on_ranks(session, count, folders, alike)
+        by_name.update({name: [result[name] for result in of_ranks] for name in alike})
+    return by_name
 
 
 def check(case: Case, results: list[dict]) -> None:

@@ -12,17 +12,24 @@ import torch.multiprocessing as mp
 TIMEOUT_S = 600
 
 
+VEOMNI = "actor_rollout_ref.actor.strategy=veomni"  # whose engine's section takes the place of another one's
+
+
 @functools.cache
-def _composed():
-    """main_ppo's config with what all tests have in common, and the CPU preset on a CPU."""
+def _composed(veomni: bool):
+    """main_ppo's config with what all tests have in common, and the CPU's preset for the engine on a CPU."""
     from hydra import compose, initialize_config_module
     from verl.utils.device import get_device_name
 
+    if get_device_name() == "cpu":
+        engine = ["+grail=cpu_veomni" if veomni else "+grail=cpu"]
+    else:
+        engine = ["model_engine=veomni"] if veomni else []
     with initialize_config_module("verl.trainer.config", version_base=None):
         return compose(
             "ppo_trainer",
             [
-                *(["+grail=cpu"] if get_device_name() == "cpu" else []),
+                *engine,
                 "actor_rollout_ref.model.lora.merge=True",  # for a CPU's rollout; an actor does not read it
                 "algorithm.adv_estimator=grpo",
                 "actor_rollout_ref.actor.optim.lr=1e-3",
@@ -43,7 +50,7 @@ def actor_config(policy: str, *overrides: str):
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
-    config = copy.deepcopy(_composed())
+    config = copy.deepcopy(_composed(VEOMNI in overrides))
     config.actor_rollout_ref.model.path = policy
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         OmegaConf.update(config, override.key_or_group, override.value(), force_add=override.is_add())

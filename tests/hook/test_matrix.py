@@ -5,7 +5,6 @@ docs/matrix.md is the table for users; each of its rows names a test, most of th
 
 import harness
 import pytest
-import ranks
 import tiny
 import torch
 from harness import Case
@@ -272,11 +271,8 @@ def save_policies(folder_of) -> dict[str, str]:
     """Policies of every case; name → folder, which `folder_of` makes of the name."""
     from peft import LoraConfig, TaskType, get_peft_model
 
-    names = {"untied", "adapter", *(case.policy for case in (CASES | REFUSED).values())}
-    paths = {name: str(folder_of(name)) for name in names}
-    for name in names - {"adapter"}:
-        architecture = "qwen3" if name in ("tied", "untied") else name
-        tiny.save_policy(paths[name], architecture=architecture, tied=name != "untied")
+    paths = harness.save_policies(CASES | REFUSED, folder_of)
+    paths["adapter"] = str(folder_of("adapter"))
     adapted = get_peft_model(
         tiny.model(), LoraConfig(task_type=TaskType.CAUSAL_LM, r=4, lora_alpha=8, target_modules="all-linear")
     )
@@ -295,14 +291,7 @@ def folders(tmp_path_factory) -> dict:
 
 @pytest.fixture(scope="module")
 def results(folders, request) -> dict:
-    """name → what each rank saw, of the cases that were asked for; one group of processes for all of so many ranks."""
-    chosen = [item.callspec.params["name"] for item in request.session.items if item.path == request.path]
-    there, by_name = CASES | REFUSED, {}
-    for count in sorted({there[name].ranks for name in chosen}):
-        cases = {name: there[name] for name in chosen if there[name].ranks == count}
-        of_ranks = ranks.on_ranks(harness.session, count, folders, cases)
-        by_name.update({name: [result[name] for result in of_ranks] for name in cases})
-    return by_name
+    return harness.results(CASES | REFUSED, folders, request)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ALWAYS else pytest.mark.sweep) for n in CASES])
