@@ -35,9 +35,11 @@ def problems(path) -> None:
     pd.DataFrame(rows).to_parquet(path)
 
 
-def main_ppo(home, log: str, *overrides: str, timeout: int = 600) -> subprocess.CompletedProcess:
+def main_ppo(
+    home, log: str, *overrides: str, preset: str = "cpu", timeout: int = 600
+) -> subprocess.CompletedProcess:
     command = [
-        sys.executable, "-m", "verl.trainer.main_ppo", "+grail=cpu", "algorithm.adv_estimator=grail",
+        sys.executable, "-m", "verl.trainer.main_ppo", f"+grail={preset}", "algorithm.adv_estimator=grail",
         "+algorithm.grail.rollouts=all",
         f"data.train_files={home}/problems.parquet", f"data.val_files={home}/problems.parquet", "data.shuffle=False",
         "data.train_batch_size=2", "data.max_prompt_length=32", "data.max_response_length=24",
@@ -53,9 +55,9 @@ def main_ppo(home, log: str, *overrides: str, timeout: int = 600) -> subprocess.
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def train(home, log: str, *overrides: str, **limits) -> dict[int, dict]:
+def train(home, log: str, *overrides: str, **options) -> dict[int, dict]:
     """Metrics by step of a run that ended well."""
-    done = main_ppo(home, log, *overrides, **limits)
+    done = main_ppo(home, log, *overrides, **options)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
     metrics: dict[int, dict] = {}
     for line in map(json.loads, (home / log).read_text().splitlines()):

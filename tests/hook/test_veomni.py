@@ -82,8 +82,7 @@ def test_main_ppo_trains_and_its_rollout_gets_the_weights(tmp_path, architecture
     """Else log-probs of the second step's responses are not the policy's: runs.check."""
     boxing_policy(tmp_path / "policy", architecture=architecture)
     problems(tmp_path / "problems.parquet")
-    metrics = train(
-        tmp_path, "metrics.jsonl", "+grail=cpu_veomni", "actor_rollout_ref.actor.use_dynamic_bsz=True", *overrides
-    )
+    dynamic = ["actor_rollout_ref.actor.use_dynamic_bsz=True"]
+    metrics = train(tmp_path, "metrics.jsonl", *dynamic, *overrides, preset="cpu_veomni")
     check(metrics)
     assert architecture == "qwen3_moe" or metrics[2]["actor/kl_loss"] > 0
