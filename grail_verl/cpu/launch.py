@@ -55,8 +55,9 @@ def _refuse_unserved_veomni(config: DictConfig) -> None:
             f"trainer.n_gpus_per_node={config.trainer.n_gpus_per_node} is one rank, on which VeOmni builds its model "
             "on an accelerator alone; allowed: 2 or more"
         )
-    if actor.veomni.ulysses_parallel_size != 1:
+    if actor.veomni.ulysses_parallel_size != 1 and actor.veomni.attn_implementation in ("eager", "sdpa"):
         raise ValueError(
             f"actor_rollout_ref.actor.veomni.ulysses_parallel_size={actor.veomni.ulysses_parallel_size}: VeOmni's "
-            "sequence parallelism is in its flash attention, which needs a GPU; allowed: 1"
+            "sequence parallelism is in its flash attention, which needs a GPU; with "
+            f"attn_implementation={actor.veomni.attn_implementation} each rank would see its own part alone; allowed: 1"
         )

@@ -6,6 +6,7 @@ A lane of its own, `-m veomni`, since VeOmni is installed beside what it asks fo
 import harness
 import pytest
 import ranks
+import torch
 from harness import Case
 from lanes import VEOMNI
 from runs import boxing_policy, check, problems, train
@@ -15,6 +16,32 @@ from transformers import AutoConfig
 pytestmark = VEOMNI
 
 BF16 = ["actor_rollout_ref.actor.veomni.dtype=bfloat16"]  # in which a GPU's always computes
+ULYSSES = [
+    "actor_rollout_ref.actor.veomni.ulysses_parallel_size=2",
+    "actor_rollout_ref.actor.veomni.attn_implementation=ulysses",
+]
+
+
+def ulysses_over_sdpa():
+    """VeOmni's sequence parallelism lives in its flash attention, and flash-attn has no CPU build. So this attention
+    is made of its all-to-alls, between which sdpa stands in for flash-attn's kernel."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+    from veomni.distributed.parallel_state import get_parallel_state
+    from veomni.ops.kernels.attention.ulysses import prepare_ulysses_qkv, restore_ulysses_output
+
+    def attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, **kwargs):
+        group, size = get_parallel_state().ulysses_group, get_parallel_state().ulysses_size
+        heads_last = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        *gathered, _ = prepare_ulysses_qkv(*heads_last, group=group, ulysses_size=size)
+        segment_S = torch.searchsorted(cu_seq_lens_q, torch.arange(gathered[0].shape[1]), right=True)
+        mask_SS = (segment_S[:, None] == segment_S[None, :]).tril()
+        output = torch.nn.functional.scaled_dot_product_attention(
+            *(tensor.transpose(1, 2) for tensor in gathered), attn_mask=mask_SS, scale=scaling, enable_gqa=True
+        )
+        return restore_ulysses_output(output.transpose(1, 2), group=group), None
+
+    ALL_ATTENTION_FUNCTIONS.register("ulysses", attention)
+
 
 CASES = {
     "packed": Case("tied", "veomni", {}, [CHECKPOINTED]),
@@ -31,6 +58,10 @@ CASES = {
     "OAR-G, padded": Case("untied", "veomni", OAR_G, [PADDED, PLAIN], tolerance=FINE),
     "qwen3_moe, packed": Case("qwen3_moe", "veomni", {}, [CHECKPOINTED]),
     "qwen3_moe, padded, hops": Case("qwen3_moe", "veomni", HOPS, [PADDED, PLAIN]),
+    "Ulysses": Case("untied", "veomni", {}, [*ULYSSES, CHECKPOINTED], sequence_parallel=2, setup=ulysses_over_sdpa),
+    "Ulysses, two times two ranks, hops": Case(
+        "tied", "veomni", HOPS, [*ULYSSES, PLAIN], ranks=4, sequence_parallel=2, setup=ulysses_over_sdpa
+    ),
     "llama, padded": Case("llama", "veomni", {}, [PADDED, CHECKPOINTED]),
     "llama, packed": Case("llama", "veomni", {"leaf": "last"}, [PLAIN]),
 }
