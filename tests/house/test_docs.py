@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import test_matrix
 import test_upstream
+import test_veomni
 from strategies import strategies
 
 pytestmark = pytest.mark.fast
@@ -44,9 +45,10 @@ def test_every_row_that_works_names_tests_that_exist():
             assert name in known(module), (way, module, name)
 
 
-def test_every_case_of_the_matrix_has_a_row():
-    in_rows = {name for *_, tests in ROWS for module, name in named(tests) if module == "test_matrix"}
-    assert in_rows == set(test_matrix.CASES)
+@pytest.mark.parametrize("module", [test_matrix, test_veomni])
+def test_every_case_of_the_matrix_has_a_row(module):
+    in_rows = {name for *_, tests in ROWS for where, name in named(tests) if where == module.__name__}
+    assert set(module.CASES) == {name for name in in_rows if not name.startswith("test_")}
 
 
 def test_every_strategy_of_verl_has_a_row():
