@@ -1,4 +1,4 @@
-"""The hook in verl's actor worker against the plain model: the harness of test_worker.py and test_matrix.py.
+"""The hook in verl's actor worker against the plain model: the harness of test_worker, test_matrix and test_veomni.
 
 `compare` builds the real worker from verl's own config, hands it a rollout batch, and holds what the hook made of
 the advantages against `answer_saliency` and `token_weights` on the unsharded model, one response at a time. Then
