@@ -200,7 +200,7 @@ def _refuse_unserved(config: DictConfig, rule: "Rule") -> None:
     strategy = config.actor_rollout_ref.actor.strategy
     if strategy not in STRATEGIES:
         raise ValueError(
-            f"algorithm.adv_estimator=grail needs an FSDP actor: actor_rollout_ref.actor.strategy="
+            f"algorithm.adv_estimator=grail needs an FSDP or VeOmni actor: actor_rollout_ref.actor.strategy="
             f"{strategy!r} is not allowed; allowed: {' | '.join(STRATEGIES)}"
         )
     if strategy == "veomni":

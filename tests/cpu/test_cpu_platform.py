@@ -205,8 +205,9 @@ def test_the_preset_says_nothing_of_the_algorithm_and_lets_overrides_win():
     assert cpu.actor_rollout_ref.rollout.name == ROLLOUT
     # Weights leave the training worker for one trainer alone, and through that trainer's own key.
     assert cpu.actor_rollout_ref.rollout.checkpoint_engine.backend == "naive"
-    separate = composed("+grail=cpu", "trainer.v1.trainer_mode=separate_async").actor_rollout_ref.rollout
-    assert separate.checkpoint_engine.backend == transfer.NAME and separate.nnodes * separate.n_gpus_per_node == 1
+    for preset in ("cpu", "cpu_veomni"):
+        separate = composed(f"+grail={preset}", "trainer.v1.trainer_mode=separate_async").actor_rollout_ref.rollout
+        assert separate.checkpoint_engine.backend == transfer.NAME and separate.nnodes * separate.n_gpus_per_node == 1
     bf16 = composed("+grail=cpu", "actor_rollout_ref.rollout.dtype=bfloat16")
     assert bf16.actor_rollout_ref.rollout.dtype == "bfloat16"
     # verl hands the environment to Ray unresolved, and Ray takes strings only.
