@@ -194,7 +194,7 @@ def test_the_replay_buffer_polls_often_unless_told_otherwise():
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
     for buffer in (ReplayBuffer, ReplayBufferAsync):
-        options = ("sync", {}, None, "drop", {})
+        options = ("sync", {}, 1, "drop", {})
         assert buffer(*options).poll_interval == patches.POLL_SECONDS
         assert buffer(*options, poll_interval=3.0).poll_interval == buffer(*options, 3.0).poll_interval == 3.0
 
