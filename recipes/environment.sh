@@ -2,8 +2,9 @@
 #
 # An environment that already holds everything which the extra named by the argument asks for (see setup.py; several
 # with commas) is left as it is. Otherwise `.venv` in the checkout is created, completed where something is missing,
-# and activated; with cpu-vllm, which needs other versions, it is `.venv-vllm`. Cheap the second time. PYTHON names
-# the interpreter to create it with (3.10 to 3.12).
+# and activated; with cpu-vllm, which needs other versions, it is `.venv-vllm`, and with cpu-veomni, which changes what
+# verl imports, `.venv-veomni`. Cheap the second time. PYTHON names the interpreter to create it with (3.10 to 3.12; for
+# VeOmni from 3.11).
 
 has_extra() {
     python -I - "$1" 2>/dev/null <<'PY'
@@ -28,12 +29,17 @@ install_extra() {
         pip install torch==2.13.0
     }
     # Compiled here: otherwise every process of Ray's does it at its start. uv knows of no index that pip is told of.
-    uv pip install --compile-bytecode --override recipes/cpu_vllm_overrides.txt -e ".[$1]" || pip install -e ".[$1]"
+    local extras=${1//cpu-veomni/cpu}
+    uv pip install --compile-bytecode --override recipes/cpu_vllm_overrides.txt -e ".[$extras]" ||
+        pip install -e ".[$extras]"
+    # VeOmni asks for a datasets of 2024 and, through timm, for torchvision. What verl uses of it imports neither.
+    [[ $1 != *cpu-veomni* ]] || pip install --no-deps "$(grep -o 'veomni==[0-9.]*' setup.py)"
 }
 
 if ! has_extra "$1"; then
     venv=.venv
     [[ $1 != *cpu-vllm* ]] || venv=.venv-vllm
+    [[ $1 != *cpu-veomni* ]] || venv=.venv-veomni
     [ -e $venv/bin/activate ] || "${PYTHON:-python3}" -m venv $venv
     source $venv/bin/activate
     has_extra "$1" || install_extra "$1"

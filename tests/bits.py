@@ -33,12 +33,14 @@ def advantages(rank: int, folders: dict, names: list[str]) -> dict:
 
 
 def write(path: Path) -> None:
+    import harness
     import ranks
     import test_matrix
 
     cases: dict[str, list] = {}
     with tempfile.TemporaryDirectory() as folder:
-        folders = test_matrix.save_policies(lambda name: Path(folder, name))
+        policies = (case.policy for case in test_matrix.CASES.values())
+        folders = harness.save_policies(lambda name: Path(folder, name), policies)
         for count in sorted({case.ranks for case in test_matrix.CASES.values()}):
             names = [name for name, case in test_matrix.CASES.items() if case.ranks == count]
             of_ranks = ranks.on_ranks(advantages, count, folders, names)

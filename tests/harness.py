@@ -1,10 +1,10 @@
-"""The hook in verl's actor worker against the plain model: the harness of test_worker.py, test_matrix.py, test_gpu.py.
+"""The hook in verl's actor worker against the plain model.
 
-`compare` builds the real worker from verl's own config, hands it a rollout batch, and holds what the hook made of
-the advantages against `answer_saliency` and `token_weights` on the unsharded model, one response at a time. Then
-it holds verl's update with the hook against verl's own worker on advantages rescaled beforehand. Scores and weights
-other than GRAIL's are worked out by by_hand.py. The engine is on the device that verl finds, the plain model
-on the CPU.
+The harness of test_worker.py, test_matrix.py, test_gpu.py and test_veomni.py. `compare` builds the real worker from
+verl's own config, hands it a rollout batch, and holds what the hook made of the advantages against `answer_saliency`
+and `token_weights` on the unsharded model, one response at a time. Then it holds verl's update with the hook against
+verl's own worker on advantages rescaled beforehand. Scores and weights other than GRAIL's are worked out by by_hand.py.
+The engine is on the device that verl finds, the plain model on the CPU.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Case:
 
     Attributes:
         policy: the folder of the model, by its name in the fixture.
-        strategy: fsdp | fsdp2.
+        strategy: fsdp | fsdp2 | veomni.
         options: GRAIL's, besides a spread so wide that differences show.
         overrides: verl's; {name} stands for a folder.
         ranks: how many processes.
@@ -327,6 +327,34 @@ def _keep(result: dict, path: Path) -> None:
 def rounding() -> float:
     """Of float32, in weights. A GPU adds in another order than the CPU, where the plain model is."""
     return 1e-5 if get_device_name() == "cpu" else 1e-4
+
+
+def asked(cases: dict[str, Case], request) -> dict[str, Case]:
+    """Those that chosen tests of the module are about, by their parameter `name`."""
+    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    names = {item.callspec.params.get("name") for item in items}
+    return {name: case for name, case in cases.items() if name in names}
+
+
+def save_policies(folder_of: Callable, policies: Iterable[str]) -> dict[str, str]:
+    """Policies of these names, and those of the adapter's; name → folder, which `folder_of` makes of the name."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    names = {"tied", "adapter", *policies}
+    paths = {name: str(folder_of(name)) for name in names}
+    for name in names - {"adapter"}:
+        architecture = "qwen3" if name in ("tied", "untied") else name.removeprefix("wide_")
+        hidden = 128 if name.startswith("wide_") else 32  # Triton's kernel takes multiples of 128
+        tiny.save_policy(paths[name], architecture=architecture, tied=name != "untied", hidden=hidden)
+    adapted = get_peft_model(
+        tiny.model(), LoraConfig(task_type=TaskType.CAUSAL_LM, r=4, lora_alpha=8, target_modules="all-linear")
+    )
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:  # zero at the start, which would leave the base model
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.base_model.model.name_or_path = adapted.peft_config["default"].base_model_name_or_path = paths["tied"]
+    adapted.save_pretrained(paths["adapter"])
+    return paths
 
 
 def check(case: Case, results: list[dict]) -> None:

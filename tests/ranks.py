@@ -20,18 +20,25 @@ ON_A_GPU = [
     f"{ENGINE}use_torch_compile=False",
 ]
 
+VEOMNI = "actor_rollout_ref.actor.strategy=veomni"  # whose engine's section takes the place of another one's
+
 
 @functools.cache
-def _composed():
-    """main_ppo's config with what all tests have in common, and the CPU preset on a CPU, or the same on a GPU."""
+def _composed(veomni: bool):
+    """main_ppo's config with what all tests have in common, and the CPU preset of the engine on a CPU, or FSDP's on
+    a GPU."""
     from hydra import compose, initialize_config_module
     from verl.utils.device import get_device_name
 
+    if get_device_name() == "cpu":
+        engine = ["+grail=cpu_veomni" if veomni else "+grail=cpu"]
+    else:
+        engine = ["model_engine=veomni"] if veomni else ON_A_GPU
     with initialize_config_module("verl.trainer.config", version_base=None):
         return compose(
             "ppo_trainer",
             [
-                *(["+grail=cpu"] if get_device_name() == "cpu" else ON_A_GPU),
+                *engine,
                 "actor_rollout_ref.model.lora.merge=True",  # for a CPU's rollout; an actor does not read it
                 "algorithm.adv_estimator=grpo",
                 "actor_rollout_ref.actor.optim.lr=1e-3",
@@ -52,7 +59,7 @@ def actor_config(policy: str, *overrides: str):
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
-    config = copy.deepcopy(_composed())
+    config = copy.deepcopy(_composed(VEOMNI in overrides))
     config.actor_rollout_ref.model.path = policy
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         OmegaConf.update(config, override.key_or_group, override.value(), force_add=override.is_add())

@@ -45,10 +45,10 @@ ON_A_GPU = [
 
 
 def main_ppo(
-    home, log: str, *overrides: str, timeout: int = 600, on_a_gpu: bool = False
+    home, log: str, *overrides: str, preset: str = "cpu", timeout: int = 600, on_a_gpu: bool = False
 ) -> subprocess.CompletedProcess:
     command = [
-        sys.executable, "-m", "verl.trainer.main_ppo", *(ON_A_GPU if on_a_gpu else ["+grail=cpu"]),
+        sys.executable, "-m", "verl.trainer.main_ppo", *(ON_A_GPU if on_a_gpu else [f"+grail={preset}"]),
         "algorithm.adv_estimator=grail",
         "+algorithm.grail.rollouts=all",
         f"data.train_files={home}/problems.parquet", f"data.val_files={home}/problems.parquet", "data.shuffle=False",
@@ -66,9 +66,9 @@ def main_ppo(
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def train(home, log: str, *overrides: str, **limits) -> dict[int, dict]:
+def train(home, log: str, *overrides: str, **options) -> dict[int, dict]:
     """Metrics by step of a run that ended well."""
-    done = main_ppo(home, log, *overrides, **limits)
+    done = main_ppo(home, log, *overrides, **options)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
     metrics: dict[int, dict] = {}
     for line in map(json.loads, (home / log).read_text().splitlines()):

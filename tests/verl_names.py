@@ -74,6 +74,7 @@ MENTIONS = {
     "verl": "verl.plugins VERL_USE_EXTERNAL_PLUGINS",
     "verl.plugin.platform.platform_manager": "VERL_PLATFORM",
     "verl.workers.engine.fsdp.transformer_impl": "language_model fsdp fsdp2",
+    "verl.workers.engine.veomni.transformer_impl": "language_model veomni",
     f"{ENGINE}.prepare_model_inputs": "input_ids position_ids temperature use_remove_padding use_fused_kernels "
     "pad_token_id",
     f"{ENGINE}.forward_step": "_autocast_dtype autocast",
@@ -191,9 +192,11 @@ def _unlike(ours: Signature, theirs: Signature) -> str | None:
 
 
 def _config(folder: Path) -> dict:
-    """As main_ppo composes it without overrides."""
+    """As main_ppo composes it without overrides, with the sections of VeOmni's engine beside FSDP's."""
     with initialize_config_dir(str((folder / "trainer" / "config").resolve()), version_base=None):
-        return OmegaConf.to_container(compose("ppo_trainer"), resolve=False)
+        engines = [compose("ppo_trainer", [f"model_engine={engine}"]) for engine in ("veomni", "dp")]
+    OmegaConf.set_struct(engines[0], False)
+    return OmegaConf.to_container(OmegaConf.merge(*engines), resolve=False)
 
 
 def _of_config(config: dict, name: str, source: Source | None = None) -> str | None:

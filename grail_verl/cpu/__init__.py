@@ -5,6 +5,7 @@ heavy waits for the verl module it belongs to:
 
     platform.py   where tensors live and what replaces the CUDA calls    at once
     engine.py     verl's FSDP engine for the device "cpu"                with verl.workers.engine
+    veomni.py     its VeOmni engine                                      with that, where VeOmni is installed
     rollout.py    the rollout `transformers`: generation.py batches
                   requests, by attention.py and sampling.py              when it is asked for
     vllm_rollout  the rollout `vllm`, by verl's own classes              when it is asked for
@@ -12,7 +13,7 @@ heavy waits for the verl module it belongs to:
     patches.py    what no registry can reach                             with the module that is patched
     launch.py     what is refused before Ray starts                      when a config is validated
 
-The settings that go with it are in conf/grail/cpu.yaml.
+The settings that go with it are in conf/grail/cpu.yaml and cpu_veomni.yaml.
 """
 
 import importlib
@@ -32,8 +33,10 @@ def register() -> None:
     distribution.register()
 
     @when_imported("verl.workers.engine")
-    def _engines(_):
+    def _engines(module):
         importlib.import_module("grail_verl.cpu.engine")
+        if module.VeOmniEngine is not None:
+            importlib.import_module("grail_verl.cpu.veomni")
 
     @when_imported("verl.workers.rollout.replica")
     def _server(module):

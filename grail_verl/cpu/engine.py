@@ -14,7 +14,7 @@ from grail_verl.cpu import patches
 
 
 class OnHost:
-    """Mixin before an FSDPEngine: parameters live on the host from the start and stay there."""
+    """Mixin before an engine of verl's: parameters live on the host from the start and stay there."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -23,6 +23,12 @@ class OnHost:
         self._is_offload_param = self._is_offload_optimizer = False
         self._uses_fsdp2_cpu_offload_policy = True
 
+    def to(self, device: str, model: bool = True, optimizer: bool = True, grad: bool = True) -> None:
+        pass
+
+
+@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
+class CPUEngineWithLMHead(OnHost, transformer_impl.FSDPEngineWithLMHead):
     def _build_module(self):
         with patches.every_rank_loads_weights(transformer_impl):
             return super()._build_module()
@@ -43,11 +49,3 @@ class OnHost:
             params = transformer_impl.normalize_peft_param_name(self.module.state_dict())
             for name, param in transformer_impl.convert_weight_keys(params, self.module).items():
                 yield name, param.full_tensor() if isinstance(param, DTensor) else param.detach().clone()
-
-    def to(self, device: str, model: bool = True, optimizer: bool = True, grad: bool = True) -> None:
-        pass
-
-
-@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
-class CPUEngineWithLMHead(OnHost, transformer_impl.FSDPEngineWithLMHead):
-    pass

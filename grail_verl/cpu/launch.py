@@ -10,9 +10,12 @@ from grail_verl.cpu import ROLLOUT, VLLM
 
 
 def refuse_unserved(config: DictConfig) -> None:
-    """Raises ValueError: a rollout that a CPU does not run as asked; names the option, the value, what is allowed."""
+    """Raises ValueError: a rollout or an engine that a CPU does not run as asked; names the option, the value, what is
+    allowed."""
     if config.trainer.device != "cpu":
         return
+    if config.actor_rollout_ref.actor.strategy == "veomni":
+        _refuse_unserved_veomni(config)
     rollout, lora = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model.lora
     if rollout.name not in (ROLLOUT, VLLM):
         raise ValueError(
@@ -38,4 +41,29 @@ def refuse_unserved(config: DictConfig) -> None:
     if max(config.actor_rollout_ref.model.lora_rank, lora.rank) > 0 and not lora.merge:
         raise ValueError(
             f"actor_rollout_ref.model.lora.merge={lora.merge}: on a CPU the rollout takes no adapters; allowed: True"
+        )
+
+
+def _refuse_unserved_veomni(config: DictConfig) -> None:
+    actor, ranks = config.actor_rollout_ref.actor, config.trainer.nnodes * config.trainer.n_gpus_per_node
+    if "fsdp_config" in actor or "veomni" not in actor:  # another engine's settings, which verl would refuse by name
+        raise ValueError(
+            "actor_rollout_ref.actor.strategy='veomni' does not run with the settings of +grail=cpu; allowed: "
+            "+grail=cpu_veomni in its place"
+        )
+    if find_spec("veomni") is None:
+        raise ValueError(
+            "actor_rollout_ref.actor.strategy='veomni' needs VeOmni, the extra grail-verl[cpu-veomni] "
+            "(docs/install.md); allowed without it: fsdp | fsdp2"
+        )
+    if ranks < 2:
+        raise ValueError(
+            f"trainer.n_gpus_per_node={config.trainer.n_gpus_per_node} is one rank, on which VeOmni builds its model "
+            "on an accelerator alone; allowed: 2 or more"
+        )
+    if actor.veomni.ulysses_parallel_size != 1 and actor.veomni.attn_implementation in ("eager", "sdpa"):
+        raise ValueError(
+            f"actor_rollout_ref.actor.veomni.ulysses_parallel_size={actor.veomni.ulysses_parallel_size}: VeOmni's "
+            "sequence parallelism is in its flash attention, which needs a GPU; with "
+            f"attn_implementation={actor.veomni.attn_implementation} each rank would see its own part alone; allowed: 1"
         )

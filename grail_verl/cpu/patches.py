@@ -1,6 +1,7 @@
 """Every place where verl is changed from outside because no registry or subclass reaches it.
 
-Five patches stay for the life of the process, three last for one call, inside engine.py and vllm_rollout/adapter.py.
+Five patches stay for the life of the process, five last for one call, inside engine.py, veomni.py and
+vllm_rollout/adapter.py.
 Each checks first that verl still has what it changes.
 """
 
@@ -124,6 +125,25 @@ def no_weights_sent_while_wrapping(transformer_impl):
             super().__init__(*args, **{**kwargs, "sync_module_states": False})
 
     with mock.patch.object(transformer_impl, "FSDP", FullyShardedDataParallel):
+        yield
+
+
+@contextmanager
+def gathered_in(transformer_impl, dtype: str):
+    """Within: VeOmni gathers parameters in this dtype. verl's engine names none, and VeOmni's own is bfloat16."""
+    name = "MixedPrecisionConfig"
+    _check(hasattr(transformer_impl, name), f"{name} in its VeOmni engine")
+    original = getattr(transformer_impl, name)
+    with mock.patch.object(transformer_impl, name, functools.partial(original, param_dtype=dtype)):
+        yield
+
+
+@contextmanager
+def moe_params(transformer_impl, handler):
+    """Within: the parameters of experts are handed out as `handler` makes them, whatever the model."""
+    name = "get_moe_param_handler"
+    _check(hasattr(transformer_impl, name), f"{name} in its VeOmni engine")
+    with mock.patch.object(transformer_impl, name, lambda model_type, ep_enabled: handler):
         yield
 
 

@@ -106,6 +106,7 @@ def scores_by_pass(engine, rows: list[Row], settings: PassSettings, score: Score
     of_batches: list[list[Tensor]] = []
     offload = {"disable_auto_offload": settings.disable_auto_offload}
     with evaluating(engine.module), engine.eval_mode(**offload), _sharded_after_failure(engine.module):
+        engine.module.eval()  # VeOmni's eval_mode trains
         recompute = _recompute_rule(engine)
         for micro_batch in shared.micro_batches:
             of_batches.append(_micro_batch(engine, micro_batch, settings.inputs, score, recompute))
@@ -176,8 +177,7 @@ def _micro_batch(
     sequence = _Sequence(engine, inputs["input_ids"].shape)
     targets = targets_of(rows, origins, sequence.shape, device, sequence.own, sequence.group)
 
-    # The engine's own autocast (verl/workers/engine/fsdp/transformer_impl.py, forward_step).
-    precision = engine._autocast_dtype
+    precision = _precision(engine)
     autocast = (
         contextlib.nullcontext()
         if precision == torch.float32
@@ -192,6 +192,14 @@ def _micro_batch(
             loss_scale=score.fp16_loss_scale if precision == torch.float16 else 1.0,
         )
     return response_scores(sequence.whole(scores_BS).cpu(), rows, origins, score.alignment)
+
+
+def _precision(engine) -> torch.dtype:
+    """Of the engine's own autocast (verl/workers/engine/fsdp/transformer_impl.py, forward_step). VeOmni's engine
+    names none, for which bfloat16 is taken there; an FSDP engine without the name is one that we do not know."""
+    if engine.engine_config.strategy == "veomni":
+        return getattr(engine, "_autocast_dtype", torch.bfloat16)
+    return engine._autocast_dtype
 
 
 class _Sequence:

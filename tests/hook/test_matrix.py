@@ -292,39 +292,14 @@ ALWAYS = {
 }
 
 
-def save_policies(folder_of, policies=None) -> dict[str, str]:
-    """Policies of these names, or of every case; name → folder, which `folder_of` makes of the name."""
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    policies = (case.policy for case in (CASES | REFUSED).values()) if policies is None else policies
-    names = {"tied", "untied", "adapter", *policies}
-    paths = {name: str(folder_of(name)) for name in names}
-    for name in names - {"adapter"}:
-        architecture = "qwen3" if name in ("tied", "untied") else name.removeprefix("wide_")
-        hidden = 128 if name.startswith("wide_") else 32  # Triton's kernel takes multiples of 128
-        tiny.save_policy(paths[name], architecture=architecture, tied=name != "untied", hidden=hidden)
-    adapted = get_peft_model(
-        tiny.model(), LoraConfig(task_type=TaskType.CAUSAL_LM, r=4, lora_alpha=8, target_modules="all-linear")
-    )
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:  # zero at the start, which would leave the base model
-            torch.nn.init.normal_(parameter, std=0.1)
-    adapted.base_model.model.name_or_path = adapted.peft_config["default"].base_model_name_or_path = paths["tied"]
-    adapted.save_pretrained(paths["adapter"])
-    return paths
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict:
-    return save_policies(tmp_path_factory.mktemp)
+    return harness.save_policies(tmp_path_factory.mktemp, (case.policy for case in (CASES | REFUSED).values()))
 
 
 @pytest.fixture(scope="module")
 def results(folders, request, tmp_path_factory) -> dict:
-    """name → what each rank saw, of the cases that were asked for."""
-    chosen = [item.callspec.params["name"] for item in request.session.items if item.path == request.path]
-    cases = {name: case for name, case in (CASES | REFUSED).items() if name in chosen}
-    return harness.run(cases, folders, tmp_path_factory.mktemp("results"))
+    return harness.run(harness.asked(CASES | REFUSED, request), folders, tmp_path_factory.mktemp("results"))
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ALWAYS else pytest.mark.sweep) for n in CASES])

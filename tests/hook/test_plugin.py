@@ -258,12 +258,22 @@ def test_off_leaves_the_config_as_it_is():
             "algorithm.grail.occurrence='first' has no effect with algorithm.grail.score=entropy and algorithm.grail.w",
         ),
         *(
-            ([f"actor_rollout_ref.actor.strategy={name}"], f"strategy='{name}' is not allowed; allowed: fsdp | fsdp2")
-            for name in sorted(strategies() - {"fsdp", "fsdp2"})
+            ([f"actor_rollout_ref.actor.strategy={name}"], f"strategy='{name}' is not allowed; allowed: fsdp | fsdp2 |")
+            for name in sorted(strategies() - {"fsdp", "fsdp2", "veomni"})
         ),
         *(
-            ([f"model_engine={name}"], f"strategy='{name}' is not allowed; allowed: fsdp | fsdp2")
-            for name in ("megatron", "veomni", "torchtitan")  # with a section of their own in place of fsdp_config
+            ([f"model_engine={name}"], f"strategy='{name}' is not allowed; allowed: fsdp | fsdp2 | veomni")
+            for name in ("megatron", "torchtitan")  # with a section of their own in place of fsdp_config
+        ),
+        (["actor_rollout_ref.actor.strategy=veomni"], "without its section actor_rollout_ref.actor.veomni; allow"),
+        (
+            ["model_engine=veomni", "actor_rollout_ref.model.use_fused_kernels=True"],
+            "actor_rollout_ref.model.use_fused_kernels=True is not allowed with algorithm.adv_estimator=grail and "
+            "actor_rollout_ref.actor.strategy='veomni', whose fused head has not been tried; allowed: False",
+        ),
+        (
+            ["model_engine=veomni", "actor_rollout_ref.actor.veomni.expert_parallel_size=2"],
+            "actor_rollout_ref.actor.veomni.expert_parallel_size=2 is not allowed with algorithm.adv_estimator=grail a",
         ),
         (["+rollout.nnodes=1"], "not served by verl's experimental trainers"),  # a section only their configs have
     ],
@@ -272,6 +282,12 @@ def test_what_grail_cannot_serve_is_refused(overrides, says):
     with pytest.raises(ValueError) as error:
         prepare(composed("algorithm.adv_estimator=grail", *overrides))
     assert says in str(error.value)
+
+
+def test_what_veomni_is_refused_with_grail_passes_with_grpo_and_the_rest_with_grail():
+    wide = ["actor_rollout_ref.model.use_fused_kernels=True", "actor_rollout_ref.actor.veomni.expert_parallel_size=2"]
+    prepare(composed("model_engine=veomni", "algorithm.adv_estimator=grpo", *wide))
+    prepare(composed("model_engine=veomni", "algorithm.adv_estimator=grail"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import test_gpu
 import test_matrix
 import test_upstream
+import test_veomni
 from strategies import strategies
 
 pytestmark = pytest.mark.fast
@@ -45,9 +46,10 @@ def test_every_row_that_works_names_tests_that_exist():
             assert name in known(module), (way, module, name)
 
 
-def test_every_case_of_the_matrix_has_a_row():
-    in_rows = {name for *_, tests in ROWS for module, name in named(tests) if module == "test_matrix"}
-    assert in_rows == set(test_matrix.CASES)
+@pytest.mark.parametrize("module", [test_matrix, test_veomni])
+def test_every_case_of_the_matrix_has_a_row(module):
+    in_rows = {name for *_, tests in ROWS for where, name in named(tests) if where == module.__name__}
+    assert set(module.CASES) == {name for name in in_rows if not name.startswith("test_")}
 
 
 def test_every_case_that_is_the_gpu_lanes_own_has_a_row():

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.fast
 
 VLLM = "verl.workers.rollout.vllm_rollout."
 FSDP = "verl.workers.engine.fsdp.transformer_impl.FSDPEngine."
+VEOMNI = "verl.workers.engine.veomni.transformer_impl."
 
 # name: (a function, class or module of verl's, what stands there, what would stand there if it were mended)
 IN_SOURCE = {
@@ -56,6 +57,15 @@ IN_SOURCE = {
     "vllm by that name alone": ("verl.workers.rollout.vllm_rollout", "vllm_package_name = 'vllm'", None),
     "a copy that is none": ("verl.utils.fsdp_utils.fsdp2_sharded_save_to_cpu", "param.detach().cpu()", "clone()"),
     "a log call is given flush": ("verl.trainer.ppo.v1.trainer_separate_async", "flush=True", None),
+    "eval_mode that trains": (VEOMNI + "EngineEvalModeCtx", "module.train()", "module.eval()"),
+    "a precision without a name": (VEOMNI + "VeOmniEngine", "_is_offload_param", "_autocast_dtype"),
+    "bf16 for VeOmni": (
+        VEOMNI + "VeOmniEngine._build_model_optimizer", "MixedPrecisionConfig(enable=self.engine_config.mixed_p",
+        "dtype=self",
+    ),
+    "experts one by one": (
+        VEOMNI + "VeOmniEngine.get_per_tensor_param", "get_moe_param_handler(model_type, ps.ep_enabled)", None,
+    ),
     "flash attention for critics": ("verl.utils.model", "attn_implementation='flash_attention_2'", None),
 }  # fmt: skip
 

@@ -13,5 +13,5 @@ What a CPU does not share with a GPU, and where it is bridged:
                      overwriting them in place finds nothing to overwrite
 
 The settings that go with it (no sleep mode, no CUDA graphs, cache size, smaller buckets) are in
-conf/grail/cpu.yaml, environment variables in platform.py.
+conf/grail/cpu/machine.yaml, environment variables in platform.py.
 """
