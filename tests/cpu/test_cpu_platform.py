@@ -1,5 +1,7 @@
 """The platform "cpu" in verl's registries, its device functions, the patches, the preset."""
 
+import dataclasses
+import inspect
 import logging
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from composed import composed
 from verl.plugin.platform import PlatformRegistry, get_platform
 from verl.utils import device
 
-from grail_verl.cpu import ROLLOUT, patches, transfer
+from grail_verl.cpu import ROLLOUT, launch, patches, transfer
 from grail_verl.cpu.launch import refuse_unserved
 from grail_verl.cpu.platform import HOST, PlatformCPU
 
@@ -151,6 +153,15 @@ def test_veomni_is_told_how_to_install_it(monkeypatch):
         refuse_unserved(config)
     monkeypatch.setattr("grail_verl.cpu.launch.find_spec", lambda name: name)
     refuse_unserved(config)
+
+
+def test_workers_take_as_many_of_rays_cpus_as_verl_asks_for():
+    from verl.single_controller.ray.base import ResourcePoolManager
+    from verl.workers.rollout.replica import RolloutReplica
+
+    asked = {field.name: field.default for field in dataclasses.fields(ResourcePoolManager)}
+    assert asked["max_colocate_count"] == launch.OF_TRAINING
+    assert f"max_colocate_count={launch.OF_REPLICA}," in inspect.getsource(RolloutReplica.init_standalone)
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="this environment has vLLM")
