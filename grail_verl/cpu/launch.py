@@ -88,6 +88,11 @@ def _refuse_unserved_veomni(config: DictConfig) -> None:
             f"trainer.n_gpus_per_node={config.trainer.n_gpus_per_node} is one rank, on which VeOmni builds its model "
             "on an accelerator alone; allowed: 2 or more"
         )
+    for role in ("actor", "ref"):
+        if (dtype := config.actor_rollout_ref[role].veomni.dtype) not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"actor_rollout_ref.{role}.veomni.dtype={dtype!r} is not allowed; allowed: float32 | bfloat16"
+            )
     if actor.veomni.ulysses_parallel_size != 1 and actor.veomni.attn_implementation in ("eager", "sdpa"):
         raise ValueError(
             f"actor_rollout_ref.actor.veomni.ulysses_parallel_size={actor.veomni.ulysses_parallel_size}: VeOmni's "

@@ -134,6 +134,10 @@ def test_what_a_cpu_does_not_run_is_refused(overrides, says):
             ["+grail=cpu_veomni", "actor_rollout_ref.actor.veomni.ulysses_parallel_size=2"],
             "actor_rollout_ref.actor.veomni.ulysses_parallel_size=2: VeOmni's sequence parallelism is in its flash att",
         ),
+        (
+            ["+grail=cpu_veomni", "actor_rollout_ref.ref.veomni.dtype=fp32"],
+            "actor_rollout_ref.ref.veomni.dtype='fp32' is not allowed; allowed: float32 | bfloat16",
+        ),
     ],
 )
 def test_what_veomni_does_not_run_on_a_cpu_is_refused(overrides, says, monkeypatch):
