@@ -20,6 +20,11 @@ def refuse_unserved(config: DictConfig) -> None:
         return
     if config.actor_rollout_ref.actor.strategy == "veomni":
         _refuse_unserved_veomni(config)
+    elif "veomni" in config.actor_rollout_ref.actor:
+        raise ValueError(
+            f"actor_rollout_ref.actor.strategy={config.actor_rollout_ref.actor.strategy!r} does not run with the "
+            "settings of +grail=cpu_veomni; allowed: veomni"
+        )
     rollout, lora = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model.lora
     if rollout.name not in (ROLLOUT, VLLM):
         raise ValueError(

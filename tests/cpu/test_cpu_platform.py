@@ -135,6 +135,10 @@ def test_what_a_cpu_does_not_run_is_refused(overrides, says):
             "actor_rollout_ref.actor.veomni.ulysses_parallel_size=2: VeOmni's sequence parallelism is in its flash att",
         ),
         (
+            ["+grail=cpu_veomni", "actor_rollout_ref.actor.strategy=fsdp2"],
+            "actor_rollout_ref.actor.strategy='fsdp2' does not run with the settings of +grail=cpu_veomni; allowed",
+        ),
+        (
             ["+grail=cpu_veomni", "actor_rollout_ref.ref.veomni.dtype=fp32"],
             "actor_rollout_ref.ref.veomni.dtype='fp32' is not allowed; allowed: float32 | bfloat16",
         ),
