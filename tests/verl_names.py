@@ -138,7 +138,7 @@ def missing(folder: Path) -> list[str]:
         (use.where, use.name, _of_config(config, use.name) if use.name.startswith(CONFIG) else _of_source(source, use))
         for use in sorted(uses, key=lambda use: (use.where, use.name))
     ]
-    for preset in sorted((ROOT / "grail_verl" / "conf" / "grail").glob("*.yaml")):
+    for preset in sorted((ROOT / "grail_verl" / "conf" / "grail").rglob("*.yaml")):
         for key in _keys(OmegaConf.to_container(OmegaConf.load(preset), resolve=False)):
             complaints.append((str(preset), f"{CONFIG}.{key}", _of_config(config, f"{CONFIG}.{key}", source)))
     for name, texts in MENTIONS.items():

@@ -183,6 +183,7 @@ class Generator(threading.Thread):
         handed out at once, aborted before their first token."""
         self._paused = True  # before the lock, which a busy thread takes again at once
         with self._turn:
+            self._paused = True  # again: a `resume` may have had the lock before
             self._refusing = refuse
             self._turn.notify()
             if self.batch is not None:

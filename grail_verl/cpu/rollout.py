@@ -13,8 +13,11 @@ rollout to sleep or wakes it up.
 
 import asyncio
 import os
+import sys
+import time
 import zlib
 from collections import Counter
+from concurrent.futures import Future
 
 import ray
 import torch
@@ -27,6 +30,8 @@ from verl.workers.rollout.replica import RolloutMode, RolloutReplica, TokenOutpu
 from verl.workers.rollout.utils import ensure_async_iterator
 
 from grail_verl.cpu.generation import Generator, Request
+
+LAST_WORDS_SECONDS = 2.0  # for Ray to bring them to the terminal
 
 
 def server_name(replica_rank: int) -> str:
@@ -75,6 +80,10 @@ class GenerationServer:
 
     async def ready(self) -> None:
         """Returns when the model is loaded."""
+
+    async def lives(self) -> None:
+        """Never returns."""
+        await asyncio.Event().wait()
 
     async def generate(
         self, prompt_ids, sampling_params: dict, request_id: str, image_data=None, video_data=None
@@ -157,6 +166,20 @@ class GenerationServer:
             self.global_steps = global_steps
 
 
+def end_with(server) -> None:
+    """Ends the actor that this process is, verl's TaskRunner, when the server's process has died; in a process of
+    another kind nothing happens. verl's agent loop catches what a request raises then, and an asynchronous trainer,
+    which may come to no update, draws other prompts for ever."""
+
+    def end(lives: Future) -> None:
+        print(f"grail_verl.cpu ends the run: {lives.exception()}", file=sys.stderr, flush=True)
+        time.sleep(LAST_WORDS_SECONDS)
+        os._exit(1)
+
+    if ray.get_runtime_context().get_actor_id() is not None:
+        server.lives.remote().future().add_done_callback(end)
+
+
 class TransformersReplica(RolloutReplica):
     """Starts one GenerationServer per replica, on the node of its worker."""
 
@@ -178,6 +201,7 @@ class TransformersReplica(RolloutReplica):
             .remote(self.config, omega_conf_to_dataclass(self.model_config), self.replica_rank)
         )
         await server.ready.remote()
+        end_with(server)
         self.servers = [server]
         self._server_handle, self._server_address = server, server_name(self.replica_rank)
 

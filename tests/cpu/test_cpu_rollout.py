@@ -1,8 +1,14 @@
-"""The rollout server under verl's client for partial rollouts, with no Ray between the two."""
+"""The rollout server under verl's client for partial rollouts, with no Ray between the two; and with Ray a server that
+dies."""
 
 import asyncio
+import os
+import sys
+import time
 from types import SimpleNamespace
 
+import pytest
+import ray
 import tiny
 import torch
 from hydra import compose, initialize_config_module
@@ -10,7 +16,7 @@ from test_cpu_generation import teacher_forced
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 
-from grail_verl.cpu.rollout import GenerationServer
+from grail_verl.cpu.rollout import GenerationServer, end_with
 
 LENGTH = 200
 
@@ -63,3 +69,35 @@ def test_the_client_gets_one_response_across_an_update_of_the_policy(tmp_path):
     begun = int(((log_probs - before).abs() < 1e-5).long().cumprod(0).sum())
     assert 0 < begun < LENGTH
     torch.testing.assert_close(log_probs[begun:], after[begun:], atol=1e-5, rtol=0)
+
+
+class Idle(GenerationServer):
+    """Without a model."""
+
+    def __init__(self):
+        pass
+
+
+class Trainer:
+    """In place of verl's TaskRunner, which waits for responses."""
+
+    def run(self, server):
+        end_with(server)
+        time.sleep(60)
+
+
+@pytest.mark.sweep
+def test_the_trainer_ends_with_a_server_that_dies():
+    """Here nothing else of its would tell."""
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env=environment)
+    try:
+        server, trainer = ray.remote(Idle).remote(), ray.remote(Trainer).remote()
+        running = trainer.run.remote(server)
+        with pytest.raises(ray.exceptions.GetTimeoutError):
+            ray.get(running, timeout=5)
+        ray.kill(server)
+        with pytest.raises(ray.exceptions.ActorDiedError):
+            ray.get(running, timeout=30)
+    finally:
+        ray.shutdown()

@@ -17,6 +17,7 @@ from grail_verl.hook.failure import ends_on_every_rank
 from grail_verl.hook.packing import refuse_mixed_rows
 
 CASES = {"fsdp": Case("tied", "fsdp"), "fsdp2": Case("tied", "fsdp2")}
+OWN = [f"{ranks.ENGINE}use_orig_params=True"]
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +67,24 @@ def all_ranks_fail(rank: int, folders: dict) -> dict:
             report[name, place] = harness.state(worker) == before and worker.engine.mode is None
             handle.remove()
             worker.reweight_advantages(harness.rollout(rank))  # and the next pass runs
-    worker = Case("tied", "fsdp2", {"score": "oar_g", "weights": "reshaped"}).actor(folders, "grail")
-    for forward, how in (("clean", fail), ("noisy", fail_second())):
-        handle = break_at(worker.engine.module, "layers.1.mlp", how)
-        before = harness.state(worker)
-        with pytest.raises(RuntimeError, match="out of memory"):
+    oar_g = {"score": "oar_g", "weights": "reshaped"}
+    for name, case in {"fsdp2": Case("tied", "fsdp2", oar_g), "fsdp": Case("tied", "fsdp", oar_g, OWN)}.items():
+        worker = case.actor(folders, "grail")
+        for forward, how in (("clean", fail), ("noisy", fail_second())):
+            handle = break_at(worker.engine.module, "layers.1.mlp", how)
+            before = harness.state(worker)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                worker.reweight_advantages(harness.rollout(rank))
+            report["OAR-G", name, forward] = harness.state(worker) == before and worker.engine.mode is None
+            handle.remove()
             worker.reweight_advantages(harness.rollout(rank))
-        report["OAR-G", forward] = harness.state(worker) == before and worker.engine.mode is None
-        handle.remove()
-        worker.reweight_advantages(harness.rollout(rank))
     return report
 
 
 def test_a_pass_that_fails_leaves_nothing_behind(folders):
     """On one rank: on several, a failure ends the process groups."""
     (report,) = ranks.on_ranks(all_ranks_fail, 1, folders)
-    assert len(report) == 5 and all(report.values()), report
+    assert len(report) == 7 and all(report.values()), report
 
 
 def one_rank_fails(rank: int, folders: dict, name: str) -> tuple[str, float]:

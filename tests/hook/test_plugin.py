@@ -275,6 +275,10 @@ def test_off_leaves_the_config_as_it_is():
             ["model_engine=veomni", "actor_rollout_ref.actor.veomni.expert_parallel_size=2"],
             "actor_rollout_ref.actor.veomni.expert_parallel_size=2 is not allowed with algorithm.adv_estimator=grail a",
         ),
+        *(
+            (["model_engine=veomni", f"actor_rollout_ref.model.{option}"], f"model.{option} is not allowed with")
+            for option in ("lora_rank=8", "lora.rank=8", "lora_adapter_path=adapter")
+        ),
         (["+rollout.nnodes=1"], "not served by verl's experimental trainers"),  # a section only their configs have
     ],
 )

@@ -65,6 +65,10 @@ CHANGES = {
         "trainer/config/ppo_trainer.yaml", "  resume_mode:", "  resume:",
         "conf/grail/evaluation.yaml: config.trainer.resume_mode is no key of verl's config",
     ),
+    "a key that is set for several presets": (
+        "trainer/config/data/legacy_data.yaml", "dataloader_num_workers:", "loader_workers:",
+        "conf/grail/cpu/machine.yaml: config.data.dataloader_num_workers is no key of verl's config",
+    ),
     "a key of data": (
         "trainer/ppo/v1/agent_loop_tq.py", '"loss_mask"', '"mask"',
         "verl.trainer.ppo.v1.agent_loop_tq says nothing of 'loss_mask'",
