@@ -18,7 +18,8 @@ GROUP = ("grail=", "+grail=")  # as the command line of a trainer names a preset
 def presets() -> dict[str, dict]:
     """Those that say anything of a rule of credit: name → options."""
     found = {PLAIN: {}}
-    for file in sorted(resources.files("grail_verl.conf").joinpath("grail").iterdir(), key=lambda file: file.name):
+    files = resources.files("grail_verl.conf").joinpath("grail").iterdir()
+    for file in sorted((file for file in files if file.is_file()), key=lambda file: file.name):
         options = OmegaConf.select(OmegaConf.create(file.read_text(encoding="utf-8")), SECTION)
         if options is not None:
             found[file.name.removesuffix(".yaml")] = OmegaConf.to_container(options)
