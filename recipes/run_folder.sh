@@ -17,6 +17,11 @@ for override in "$@"; do
                 "allowed: file among them, as in '[console,file,tensorboard]'" >&2
             exit 1
             ;;
+        +grail=*cpu_veomni*)
+            echo "$override is not allowed: it stands in place of +grail=cpu, which this recipe gives;" \
+                "allowed: python -m verl.trainer.main_ppo +grail=cpu_veomni with overrides of your own" >&2
+            exit 1
+            ;;
         +grail=[!\[]*)
             echo "$override is not allowed beside this recipe's own +grail=cpu;" \
                 "name both: '+grail=[cpu,${override#*=}]'" >&2

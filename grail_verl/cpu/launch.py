@@ -85,8 +85,8 @@ def _refuse_unserved_veomni(config: DictConfig) -> None:
         )
     if find_spec("veomni") is None:
         raise ValueError(
-            "actor_rollout_ref.actor.strategy='veomni' needs VeOmni, the extra grail-verl[cpu-veomni] "
-            "(docs/install.md); allowed without it: fsdp | fsdp2"
+            "actor_rollout_ref.actor.strategy='veomni' needs VeOmni, by `source recipes/environment.sh cpu-veomni` "
+            "(docs/install.md); allowed without it: +grail=cpu in place of +grail=cpu_veomni"
         )
     if ranks < 2:
         raise ValueError(

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 source recipes/environment.sh study
 export VERL_PLATFORM=cpu OMP_NUM_THREADS=1
 
-# Does it train better? One run by main_ppo, too. Tasks of tasks.py beyond these have not been run yet.
+# Does it train better? One run by main_ppo, too. Of other tasks: python -m recipes.study.sweep TASK.
 python -m recipes.study.sweep chains legs chains-14
 [ -e recipes/study/results/main_ppo/legs-grail-0.json ] ||
     python -m recipes.study.main_ppo legs grail --lr 3e-4 --seed 0

@@ -114,7 +114,7 @@ def carry_out(runs: Iterable[tuple[Run, Path]], parallel: int, dry: bool) -> Non
         arguments = command(run, out)
         there = out.exists() and json.loads(out.read_text())["run"] == vars(run)  # and not of another rate
         if dry or there:
-            print("there" if there else "python", *arguments)
+            print(" ".join(["there" if there else "python", *arguments]))  # whole, from threads
             return True
         log = Path("outputs/study/logs") / out.relative_to(RESULTS).with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
