@@ -1,7 +1,7 @@
 """What the study compares: each method's overrides, as a user would give them to main_ppo.
 
 Beside train.py. GRPO and verl's own losses; rules of the plugin; controls, which have a rule's weights in other places
-(rules.py); and what knows the truth, whose weights train.py takes from truth.py.
+(rules.py); two of them in smaller updates; and what knows the truth, whose weights train.py takes from truth.py.
 """
 
 from recipes.study import truth
@@ -49,5 +49,15 @@ CONTROLS = {
     "inverted_shares": control("surprise", "inverted_shares"),
 }
 LOSSES = {name: [*GRPO, f"actor_rollout_ref.actor.policy_loss.loss_mode={name}"] for name in ("kl_cov", "clip_cov")}
+SMALL_UPDATES = [  # four of a step's eight groups' 64 responses, as verl cuts them
+    "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
+]
+BATCHES = {"two_groups": SMALL_UPDATES, "mixed": [*SMALL_UPDATES, "actor_rollout_ref.actor.shuffle=true"]}
+BATCHED = {
+    f"{method}_{name}": [*overrides, *batches]
+    for method, overrides in {"grpo": GRPO, "surprise_shares": RULES["surprise_shares"]}.items()
+    for name, batches in BATCHES.items()
+}
 TRUTHS = dict.fromkeys(truth.WEIGHTS, GRPO)
-METHODS = {"grpo": GRPO, **RULES, **CONTROLS, **TOTALS, **LOSSES, **TRUTHS}
+METHODS = {"grpo": GRPO, **RULES, **CONTROLS, **TOTALS, **LOSSES, **BATCHED, **TRUTHS}

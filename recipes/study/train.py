@@ -86,7 +86,6 @@ def overrides(run: Run) -> list[str]:
     sizes = run.sizes
     return [
         "+grail=cpu",
-        *METHODS[run.method],
         f"data.seed={run.seed}",
         f"data.train_batch_size={sizes.prompts}",
         "data.max_prompt_length=96",
@@ -102,6 +101,7 @@ def overrides(run: Run) -> list[str]:
         f"actor_rollout_ref.rollout.seed={run.seed}",
         f"trainer.device={get_device_name()}",
         f"trainer.total_training_steps={sizes.steps}",
+        *METHODS[run.method],
     ]
 
 
@@ -172,7 +172,8 @@ class Trainer:
 
     async def evaluate(self) -> dict:
         asked = [(problem, temperature) for problem in self.held_out for temperature in [1.0] * TRIES + [0.0]]
-        scores = np.array([score for *_, score in await self.respond(asked)]).reshape(-1, TRIES + 1)
+        responses = await self.respond(asked)
+        scores = np.array([score for *_, score in responses]).reshape(-1, TRIES + 1)
         sampled, greedy = scores[:, :TRIES], scores[:, TRIES]
         print(f"held out: {sampled.mean():.3f} sampled, {greedy.mean():.3f} greedy", flush=True)
         return {
@@ -180,6 +181,7 @@ class Trainer:
             "greedy": greedy.mean(),
             "pass@3": sampled.max(axis=1).mean(),
             "right": sampled.sum(axis=1).astype(int).tolist(),  # of the tries at each problem
+            "tokens": np.percentile([len(tokens) for tokens, *_ in responses], [0, 50, 100]).tolist(),
         }
 
     async def step(self) -> dict[str, float]:
@@ -208,8 +210,11 @@ class Trainer:
             np.array(asked),
             norm_adv_by_std_in_grpo=self.config.algorithm.norm_adv_by_std_in_grpo,
         )
+        of_problem: dict[str, list[float]] = {}
+        for problem, (*_, reward) in zip(asked, responses, strict=True):
+            of_problem.setdefault(problem, []).append(reward)
         rows: dict[str, list] = {}
-        for row, (problem, (tokens, log_probs, _)) in enumerate(zip(asked, responses, strict=True)):
+        for row, (problem, (tokens, log_probs, reward)) in enumerate(zip(asked, responses, strict=True)):
             prompt, response = torch.tensor(self.prompt(problem)), torch.tensor(tokens)
             ones = torch.ones_like(response)
             advantages = advantages_BT[row, : len(tokens)]
@@ -220,15 +225,16 @@ class Trainer:
                 "position_ids": torch.arange(len(prompt) + len(response)),
                 "response_mask": ones,
                 "loss_mask": ones,
-                "advantages": advantages * self.truth(problem, tokens, float(advantages[0])),
+                "advantages": advantages * self.truth(problem, tokens, reward == 1, np.mean(of_problem[problem])),
                 "old_log_probs": torch.tensor(log_probs),
             }.items():
                 rows.setdefault(name, []).append(values)
         actor = self.config.actor_rollout_ref.actor
+        mini_batch = actor.ppo_mini_batch_size * self.run.sizes.samples
         settings = {
             "temperature": 1.0,
-            "mini_batch_size": len(asked),
-            "global_batch_size": len(asked),
+            "mini_batch_size": mini_batch,
+            "global_batch_size": mini_batch,
             "epochs": actor.ppo_epochs,
             "seed": actor.data_loader_seed,
             "dataloader_kwargs": {"shuffle": actor.shuffle},
@@ -238,9 +244,9 @@ class Trainer:
         nested = {name: torch.nested.as_nested_tensor(values, layout=torch.jagged) for name, values in rows.items()}
         return tu.get_tensordict(nested, non_tensor_dict=settings)
 
-    def truth(self, problem: str, tokens: list[int], advantage: float) -> torch.Tensor:
+    def truth(self, problem: str, tokens: list[int], right: bool, rate: float) -> torch.Tensor:
         """(tokens,) weights of a method that knows the truth, what ends a response as its last token before; 1 for any
-        other method, and where a response leaves the task's form."""
+        other method, and where a response leaves the task's form. `rate`: of right responses to the problem."""
         weights = torch.ones(len(tokens))
         if self.run.method in truth.WEIGHTS:
             ended = tokens[-1] == self.tokenizer.eos_token_id
@@ -248,7 +254,7 @@ class Trainer:
             pieces = [self.tokenizer.decode([token], skip_special_tokens=True) for token in body]
             note = annotate(self.run.task, problem, pieces)
             if note is not None:
-                weights[: len(body)] = truth.WEIGHTS[self.run.method](note, advantage)
+                weights[: len(body)] = truth.WEIGHTS[self.run.method](note, right, rate)
                 weights[len(body) :] = weights[len(body) - 1]
         return weights
 

@@ -13,7 +13,7 @@ from grail_verl import GrailConfig, RolloutBatch
 from recipes.study import curves, headroom, policy, sweep, train, truth
 from recipes.study.annotate import annotate
 from recipes.study.document import DOCUMENTS, replace_block
-from recipes.study.methods import CONTROLS, LOSSES
+from recipes.study.methods import BATCHED, CONTROLS, LOSSES
 from recipes.study.reward import compute_score
 from recipes.study.rules import EvenShares, InvertedShares, Moved, Shuffled, ShuffledShares
 from recipes.study.sweep import FIRST_METHODS
@@ -79,22 +79,36 @@ PIECES = ["2", "+", "3", "=", "6", " hm", "*", "2", "=", "2", " \\boxed{", "2", 
 
 
 @pytest.mark.parametrize(
-    ("method", "advantage", "weights"),
+    ("method", "right", "weights"),
     [
-        ("perfect", -0.5, [0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0]),
-        ("perfect", 0.5, [1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1]),
-        ("no_filler", -0.5, [1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1]),
+        ("perfect", False, [0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ("perfect", True, [1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1]),
+        ("no_filler", False, [1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1]),
     ],
 )
-def test_truth_weighs_what_the_construction_says(method, advantage, weights):
+def test_truth_weighs_what_the_construction_says(method, right, weights):
     note = annotate("chains-5", "2+3*2", PIECES)
-    assert truth.WEIGHTS[method](note, advantage).tolist() == weights
+    assert truth.WEIGHTS[method](note, right, 0.5).tolist() == weights
+
+
+@pytest.mark.parametrize(
+    ("results", "right", "changes"),  # of the chance to be right, an eighth at first and doubled by each right result
+    [("500", True, [1 / 8, 1 / 4, 1 / 2]), ("511", False, [1 / 8, -1 / 4, 0]), ("622", False, [-1 / 8, 0, 0])],
+)
+def test_results_weigh_what_they_change_of_the_chance_to_be_right(results, right, changes):
+    pieces = ["2", "+", "3", "=", results[0], " hm", "*", "2", "=", results[1], " \\boxed{", results[2], "}"]
+    weights = truth.by_value(annotate("chains-5", "2+3*2", pieces), right, 1 / 8)
+    changed = {at: change / (right - 1 / 8) * truth.TOTAL for at, change in zip((4, 9, 11), changes, strict=True)}
+    assert weights.tolist() == pytest.approx([changed.get(at, 0) for at in range(len(pieces))])
+    assert weights.sum() == pytest.approx(truth.TOTAL)
+    everywhere = truth.by_value(annotate("chains-5", "2+3*2", pieces), not right, 1 / 8)  # a reward by another measure
+    assert everywhere.tolist() == [float(at != 5) for at in range(len(pieces))]
 
 
 def test_blame_of_a_sum_is_at_the_first_sign_or_digit_that_departs():
     solution = "3-5=-2; -2-4=6; 6+1=7; \\boxed{7}"  # -6 it should be
     note = annotate("sums-10", "3-5-4+1", list(solution))
-    weights = truth.WEIGHTS["perfect"](note, -1.0)
+    weights = truth.perfect(note, False, 0.5)
     assert weights.tolist() == [truth.TOTAL * (at == solution.index("6")) for at in range(len(solution))]
     assert [solution[at] for at in note.tokens("step", result=True)] == ["-", "2", "6", "7"]
     assert annotate("sums-10", "3-5-4+1", list(solution.replace("-2-4", "-2-3"))) is None
@@ -102,7 +116,7 @@ def test_blame_of_a_sum_is_at_the_first_sign_or_digit_that_departs():
 
 def test_blame_of_a_wrong_answer_without_a_wrong_step_is_the_answers():
     note = annotate("chains-5", "2+3", ["2", "+", "3", "=", "5", " \\boxed{", "7", "}"])
-    assert truth.perfect(note, -1.0).tolist() == [0, 0, 0, 0, 0, 0, 4, 0]
+    assert truth.perfect(note, False, 0.5).tolist() == [0, 0, 0, 0, 0, 0, 4, 0]
 
 
 STORY = (
@@ -149,6 +163,22 @@ def one_step(rank: int, folder: str) -> dict:
     found = {method: traced(train.Trainer(Run("chains", method, 1e-2, seed=0))) for method in FIRST_METHODS}
     found["perfect"] = truth_of_tokens(train.Trainer(Run("chains", "perfect", 1e-2, seed=0)))
     found["no truth"] = truth_of_tokens(train.Trainer(Run("chains", "grpo", 1e-2, seed=0)))
+    train.SIZES["chains"] = Sizes(steps=1, evaluate_every=1, prompts=4, rows=16, held_out=4)
+    for method in ("grpo_two_groups", "grpo_mixed"):
+        found[method] = problems_of_updates(train.Trainer(Run("chains", method, 1e-2, seed=0)))
+    return found
+
+
+def problems_of_updates(trainer) -> list[int]:
+    """How many problems each update of a step has responses to."""
+    found, train_batch = [], trainer.actor.train_batch
+
+    def noted(batch):
+        found.append(len({tuple(prompt.tolist()) for prompt in batch["prompts"].unbind()}))
+        return train_batch(batch)
+
+    trainer.actor.train_batch = noted
+    asyncio.run(trainer.train())
     return found
 
 
@@ -159,7 +189,7 @@ def truth_of_tokens(trainer) -> dict:
         "wrong": "2+3=6 hm*2=2 \\boxed{2}<|im_end|>", "cut": "2+3=6 hm*2=2 \\boxed{2}", "other": "hm<|im_end|>"
     }.items():  # fmt: skip
         tokens = trainer.tokenizer(text).input_ids
-        weights = trainer.truth("2+3*2", tokens, -1.0).tolist()
+        weights = trainer.truth("2+3*2", tokens, False, 0.5).tolist()
         found[name] = [
             (trainer.tokenizer.decode([token]), weight) for token, weight in zip(tokens, weights, strict=True)
         ]
@@ -204,8 +234,13 @@ def test_advantages_are_multiplied_by_what_a_method_knows(steps):
     assert all(weight == 1 for of in (other, *steps["no truth"].values()) for _, weight in of)
 
 
+def test_an_update_is_of_two_groups_or_of_responses_from_all(steps):
+    assert steps["grpo_two_groups"] == [2, 2]
+    assert steps["grpo_mixed"] == [4, 4]
+
+
 def test_overrides_of_controls_and_verls_losses_pass_verls_checks_and_the_plugins():
-    for method in (CONTROLS | LOSSES).keys() - set(FIRST_METHODS):  # those are run
+    for method in (CONTROLS | LOSSES | BATCHED).keys() - set(FIRST_METHODS):  # those are run
         train.compose(train.overrides(Run("chains-14", method, 1e-4, seed=0)))
 
 
