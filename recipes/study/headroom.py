@@ -18,7 +18,7 @@ import numpy as np
 
 from recipes.study.curves import compared, curve, finish, load, summarised, tuned_cell
 from recipes.study.document import DOCUMENTS, markdown_table, replace_block
-from recipes.study.sweep import ENDS, PLANS, RESULTS, untried_rates
+from recipes.study.sweep import ENDS, PLANS, RESULTS, SCREENED, untried_rates
 from recipes.study.tasks import LONGER
 from recipes.study.train import area
 
@@ -93,11 +93,17 @@ def headroom_table(found: Mapping) -> str:
     return markdown_table(head, rows)
 
 
+def compared_methods(found: Mapping, task: str) -> list[str]:
+    """In the plan's order; those that are on their first seeds alone are not among them."""
+    return [method for method in found[task]["methods"] if method in PLANS[task].compared]
+
+
 def rules_table(found: Mapping) -> str:
     """Where rules were compared."""
     rows = []
     for task in with_rules(found):
-        for method, of in found[task]["methods"].items():
+        for method in compared_methods(found, task):
+            of = found[task]["methods"][method]
             part = of.get("of_headroom")
             rows.append(
                 [
@@ -113,6 +119,35 @@ def rules_table(found: Mapping) -> str:
             )
     head = ["task", "method", "rate", "seeds", "area", "less GRPO's", "share of the headroom", "less even shares'"]
     return markdown_table(head, rows)
+
+
+def screened_table(found: Mapping) -> str:
+    """Every method on the first seeds, which all have, the best first."""
+    rows = []
+    for task in with_rules(found):
+        methods = found[task]["methods"]
+        if not methods.keys() - set(PLANS[task].compared):
+            continue
+        areas = {method: of["values"][:SCREENED] for method, of in methods.items()}
+        means = {method: np.mean(values) for method, values in areas.items()}
+        low, high = (means[end] for end in ENDS)
+        for method in sorted(means, key=means.get, reverse=True):
+            each = " · ".join(f"{value:.3f}" for value in areas[method])
+            part = (means[method] - low) / (high - low)
+            rows.append([task, f"`{method}`", f"{methods[method]['rate']:g}", each, f"{means[method]:.3f}", f"{part:.2f}"])
+    return markdown_table(["task", "method", "rate", "area of each seed", "mean", "share of the headroom"], rows)
+
+
+def effort_table() -> str:
+    """Of every task: tokens of the starting policy's responses to held-out problems, runs, and hours of their cores."""
+    rows = []
+    for task in COMPARED:
+        files = [file for kind in ("tuning", "runs") for file in sorted((RESULTS / kind / task).glob("*.json"))]
+        runs = [json.loads(file.read_text()) for file in files]
+        lengths = next((run["evaluation"][0]["tokens"] for run in runs if "tokens" in run["evaluation"][0]), None)
+        said = "{:.0f}, {:.0f}, {:.0f}".format(*lengths) if lengths else ""
+        rows.append([task, said, len(runs), f"{sum(run['seconds'] for run in runs) / 3600:.1f}"])
+    return markdown_table(["task", "tokens: least, median, most", "runs", "hours"], rows)
 
 
 def _difference(of: Mapping | None) -> str:
@@ -155,7 +190,7 @@ def draw(found: Mapping) -> None:
     tasks = with_rules(found)
     figure, axes = plt.subplots(1, len(tasks), figsize=(6.5 * len(tasks), 3.8), squeeze=False, layout="constrained")
     for axis, task in zip(axes[0], tasks):
-        for method in found[task]["methods"]:
+        for method in compared_methods(found, task):
             steps, values = curve(load(task, method), "sampled")
             axis.plot(steps, values.mean(axis=0), label=method, lw=1.6, color="#1b1e23" if method == "grpo" else None)
         finish(axis, f"{task}: sampled accuracy", "training step")
@@ -169,8 +204,10 @@ def tables(found: Mapping) -> dict[str, str]:
     return {
         "headroom": headroom_table(found),
         "rules": rules_table(found),
+        "screened": screened_table(found),
         "language": language_table(),
         "tuning": tuning_table(),
+        "effort": effort_table(),
     }
 
 
