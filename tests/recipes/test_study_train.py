@@ -430,7 +430,8 @@ def test_the_page_of_headroom_shows_the_results():
 
 def test_readme_says_what_the_rules_win():
     readme = (DOCUMENTS.parents[1] / "README.md").read_text(encoding="utf-8")
-    methods = headroom.numbers()["chains-14"]["methods"]
+    found = headroom.numbers()
+    methods = found["chains-14"]["methods"]
     for rule, method in (("surprise", "surprise_shares"), ("carried", "carried")):
         against = methods[method]["against_grpo"]
         gain = "{:+.3f} ({:+.3f} to {:+.3f})".format(against["difference"], *against["interval"]).replace("-", "−")
@@ -439,6 +440,12 @@ def test_readme_says_what_the_rules_win():
     grpo, perfect = (f"{methods[end]['mean']:.2f}" for end in sweep.ENDS)
     assert f"GRPO's mean sampled accuracy is {grpo}, and {perfect} with perfect credit" in " ".join(readme.split())
     assert f"({len(methods['perfect']['seeds'])} seeds," in readme
+    even, surprise, carried = (
+        f"{found['chains-8-filler']['methods'][method]['against_grpo']['difference']:+.2f}"
+        for method in ("even_shares", "surprise_shares", "carried")
+    )
+    said = f"spread evenly adds {methods['even_shares']['against_grpo']['difference']:+.2f}; on chains of 8 with filler"
+    assert f"{said} it adds {even}, and `surprise` {surprise}, `carried` {carried} are" in " ".join(readme.split())
 
 
 def test_the_page_shows_the_results():
