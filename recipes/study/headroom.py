@@ -132,9 +132,9 @@ def screened_table(found: Mapping) -> str:
         means = {method: np.mean(values) for method, values in areas.items()}
         low, high = (means[end] for end in ENDS)
         for method in sorted(means, key=means.get, reverse=True):
+            rate, mean = f"{methods[method]['rate']:g}", means[method]
             each = " · ".join(f"{value:.3f}" for value in areas[method])
-            part = (means[method] - low) / (high - low)
-            rows.append([task, f"`{method}`", f"{methods[method]['rate']:g}", each, f"{means[method]:.3f}", f"{part:.2f}"])
+            rows.append([task, f"`{method}`", rate, each, f"{mean:.3f}", f"{(mean - low) / (high - low):.2f}"])
     return markdown_table(["task", "method", "rate", "area of each seed", "mean", "share of the headroom"], rows)
 
 
