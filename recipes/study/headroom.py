@@ -188,11 +188,13 @@ def tuning_table() -> str:
 def draw(found: Mapping) -> None:
     """Sampled accuracy over training, where rules were compared."""
     tasks = with_rules(found)
+    methods = dict.fromkeys(method for task in tasks for method in compared_methods(found, task))
+    colours = {method: f"C{place}" for place, method in enumerate(methods)} | {"grpo": "#1b1e23"}
     figure, axes = plt.subplots(1, len(tasks), figsize=(6.5 * len(tasks), 3.8), squeeze=False, layout="constrained")
     for axis, task in zip(axes[0], tasks):
         for method in compared_methods(found, task):
             steps, values = curve(load(task, method), "sampled")
-            axis.plot(steps, values.mean(axis=0), label=method, lw=1.6, color="#1b1e23" if method == "grpo" else None)
+            axis.plot(steps, values.mean(axis=0), label=method, lw=1.6, color=colours[method])
         finish(axis, f"{task}: sampled accuracy", "training step")
         axis.legend(frameon=False, fontsize="small")
     figure.savefig(DOCUMENTS / "headroom.png", dpi=130)
