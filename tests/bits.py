@@ -1,8 +1,8 @@
 """Whether a change changes nothing: the hook's advantages in every case of the matrix, to the last bit.
 
-python tests/bits.py write before.json             # in the checkout before the change; two minutes
-python tests/bits.py write after.json              # after it
-python tests/bits.py compare before.json after.json
+    python tests/bits.py write before.json             # in the checkout before the change; two minutes
+    python tests/bits.py write after.json              # after it
+    python tests/bits.py compare before.json after.json
 """
 
 import argparse

@@ -81,7 +81,9 @@ def reshaped(scores: list[float], mask: list[int]) -> list[float]:
     low, high = min(raised), max(raised)
     importance = [(value - low) / (high - low + 1e-12) for value in raised]
     tau = sorted(importance)[4 * len(importance) // 10]
-    omega = [max(h / (tau + 1e-12), 0.1) if h < tau else 1 + 2 * (h - tau) / (1 - tau + 1e-12) for h in importance]
+    omega = [
+        max(h / (tau + 1e-12), 0.1) if h < tau else 1 + 2 * (h - tau) / (1 - tau + 1e-12) for h in importance
+    ]
     of_valid = iter(value * len(omega) / sum(omega) for value in omega)
     return [next(of_valid) if valid else 0.0 for valid in mask]
 

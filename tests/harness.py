@@ -179,9 +179,9 @@ def _response(model, data, row: int, config: GrailConfig, locator, advantage, te
     chosen = {"wrong": of_policy[0] <= 0, "correct": of_policy[0] > 0, "all": True}[config.rollouts]
     if config.weights == "standardised" and about_answer:
         masks = (torch.tensor([[t in part for t in range(len(response))]]) for part in (answer, content))
-        found["weights"] = token_weights(scores[None], torch.tensor([mask]), *masks, advantage[None], config)[
-            0
-        ].tolist()
+        found["weights"] = token_weights(
+            scores[None], torch.tensor([mask]), *masks, advantage[None], config
+        )[0].tolist()
     elif config.weights == "standardised" and (chosen or answer is not None):
         flat = dataclasses.replace(config, std=0.0) if not chosen else config  # a weight of `mean`, here 1
         found["weights"] = by_hand.standardised(found["scores"], mask, answer, content, flat)

@@ -63,7 +63,9 @@ def actor_config(policy: str, *overrides: str):
     config.actor_rollout_ref.model.path = policy
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         OmegaConf.update(config, override.key_or_group, override.value(), force_add=override.is_add())
-    validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    validate_config(
+        config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+    )
     return config.actor_rollout_ref
 
 

@@ -31,14 +31,9 @@ class Served:
 
     def __init__(self, rollout: str, *overrides: str):
         with initialize_config_module("verl.trainer.config", version_base=None):
-            config = compose(
-                "ppo_trainer",
-                [
-                    "+grail=cpu",
-                    f"actor_rollout_ref.rollout.name={rollout}",
-                    *overrides,
-                ],
-            )
+            config = compose("ppo_trainer", [
+                "+grail=cpu", f"actor_rollout_ref.rollout.name={rollout}", *overrides,
+            ])
         settings = config.actor_rollout_ref
         if not ray.is_initialized():
             environment = OmegaConf.to_container(config.ray_kwargs.ray_init.runtime_env)
@@ -60,16 +55,12 @@ class Served:
 
     def generate(self, prompts: list[list[int]], **sampling) -> list[TokenOutput]:
         """All at once, as an agent loop asks."""
-        return ray.get(
-            [
-                self.server.generate.remote(
-                    prompt_ids=prompt,
-                    sampling_params={"logprobs": True, **sampling},
-                    request_id=str(next(self._requests)),
-                )
-                for prompt in prompts
-            ]
-        )
+        return ray.get([
+            self.server.generate.remote(
+                prompt_ids=prompt, sampling_params={"logprobs": True, **sampling}, request_id=str(next(self._requests))
+            )
+            for prompt in prompts
+        ])
 
     def processes(self) -> list[psutil.Process]:
         """The server's, and those below it, the deepest last."""

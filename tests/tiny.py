@@ -47,14 +47,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def model(
-    architecture: str = "qwen3",
-    *,
-    tied: bool = True,
-    layers: int = 3,
-    seed: int = 0,
-    vocabulary: int = 320,
-    head_dim: int = 8,
-    hidden: int = 32,
+    architecture: str = "qwen3", *, tied: bool = True, layers: int = 3, seed: int = 0, vocabulary: int = 320,
+    head_dim: int = 8, hidden: int = 32,
 ):
     """A causal LM with random weights, of an architecture by transformers' name for it."""
     torch.manual_seed(seed)
@@ -85,7 +79,9 @@ def save_policy(folder, **options) -> None:
     tokenizer().save_pretrained(folder)
 
 
-def teach(folder, tokenizer, texts: list[str], steps: int = 150, architecture: str = "qwen3", **options) -> None:
+def teach(
+    folder, tokenizer, texts: list[str], steps: int = 150, architecture: str = "qwen3", **options
+) -> None:
     """Saves a model that has learned the texts by heart, in seconds; as many embeddings as the tokenizer has tokens,
     since the rollout draws from these alone."""
     policy = model(architecture, seed=1, vocabulary=len(tokenizer), **options)
@@ -117,19 +113,9 @@ def rollout_batch(
     the usual ones.
     """
     generator = torch.Generator().manual_seed(seed)
-    tensors: dict[str, list] = {
-        name: []
-        for name in (
-            "prompts",
-            "responses",
-            "input_ids",
-            "position_ids",
-            "response_mask",
-            "loss_mask",
-            "advantages",
-            "old_log_probs",
-        )
-    }
+    tensors: dict[str, list] = {name: [] for name in (
+        "prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask", "advantages", "old_log_probs"
+    )}
     for index, response in enumerate(responses):
         length = int(torch.randint(prompt_lengths[0], prompt_lengths[1] + 1, (1,), generator=generator))
         prompt = torch.randint(2, 250, (length,), generator=generator)

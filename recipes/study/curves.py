@@ -77,11 +77,8 @@ def numbers() -> dict:
                 kind: {
                     method: {
                         **summarised(values[method]),
-                        **{
-                            f"against_{other}": compared(values[method], values[other])
-                            for other in AGAINST
-                            if other != method
-                        },
+                        **{f"against_{other}": compared(values[method], values[other])
+                           for other in AGAINST if other != method},
                     }
                     for method in FIRST_METHODS
                 }
@@ -164,24 +161,12 @@ def main_ppo_table() -> str:
         greedy = [abs(theirs["greedy"][str(point["step"])] - point["greedy"]) for point in ours["evaluation"]]
         rows.append(
             [
-                run["task"],
-                LABELS[run["method"]],
-                run["seed"],
-                f"{same} of {len(apart)}",
-                f"{apart.mean():.4f}",
-                f"{apart.max():.3f}",
-                f"{max(greedy):.3f}",
+                run["task"], LABELS[run["method"]], run["seed"], f"{same} of {len(apart)}", f"{apart.mean():.4f}",
+                f"{apart.max():.3f}", f"{max(greedy):.3f}",
             ]
         )
-    head = [
-        "task",
-        "method",
-        "seed",
-        "first steps with the same reward",
-        "distance of the rewards, mean",
-        "largest",
-        "largest of greedy accuracy",
-    ]
+    head = ["task", "method", "seed", "first steps with the same reward", "distance of the rewards, mean", "largest",
+            "largest of greedy accuracy"]
     return markdown_table(head, rows)
 
 
@@ -197,12 +182,8 @@ def accuracy_table(found: Mapping, kind: str) -> str:
         return f"{of['mean']:.3f} ({of['interval'][0]:.3f}–{of['interval'][1]:.3f})"
 
     rows = [
-        [
-            task,
-            LABELS[method],
-            f"{results['rates'][method]:g}",
-            *[cell(results["measures"][measure][kind][method]) for measure in MEASURES],
-        ]
+        [task, LABELS[method], f"{results['rates'][method]:g}",
+         *[cell(results["measures"][measure][kind][method]) for measure in MEASURES]]
         for task, results in found.items()
         for method in FIRST_METHODS
     ]
@@ -215,15 +196,9 @@ def comparison_table(found: Mapping, other: str) -> str:
         return f"{of['difference']:+.3f} ({low:+.3f} to {high:+.3f}), p {of['p']:.3f}"
 
     rows = [
-        [
-            task,
-            LABELS[method],
-            *[
-                cell(results["measures"][measure][kind][method][f"against_{other}"])
-                for measure in ("sampled", "greedy", "pass@3")
-                for kind in ("area", "final")
-            ],
-        ]
+        [task, LABELS[method],
+         *[cell(results["measures"][measure][kind][method][f"against_{other}"])
+           for measure in ("sampled", "greedy", "pass@3") for kind in ("area", "final")]]
         for task, results in found.items()
         for method in FIRST_METHODS
         if method != other

@@ -1,8 +1,8 @@
 """Tables in the study's pages, which the scripts write: no number there is typed.
 
-<!-- table: area -->
-…
-<!-- end -->
+    <!-- table: area -->
+    …
+    <!-- end -->
 """
 
 import re

@@ -79,7 +79,9 @@ def test_engine(name, tmp_path):
     tiny.save_policy(policy, **options)
     model = tiny.model(**options).eval()
     checkpoint = str(tmp_path / "checkpoint")
-    for answer in ranks.on_ranks(train_and_come_back, world_size, policy, options, checkpoint, strategy, overrides):
+    for answer in ranks.on_ranks(
+        train_and_come_back, world_size, policy, options, checkpoint, strategy, overrides
+    ):
         assert answer["exported"] and answer["moved"] and answer["restored"] and answer["resumed"]
         for ids, log_probs in zip(answer["input_ids"], answer["log_probs"], strict=True):
             with torch.no_grad():

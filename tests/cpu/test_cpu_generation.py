@@ -69,7 +69,10 @@ def test_log_probs_are_those_of_the_model(architecture, max_rows):
 def test_batched_equals_one_by_one(temperature):
     model = policy()
     batched = answers(generator(model, max_prefill=60), requests(20, temperature=temperature))
-    alone = [answers(generator(model, max_rows=1), [request])[0] for request in requests(20, temperature=temperature)]
+    alone = [
+        answers(generator(model, max_rows=1), [request])[0]
+        for request in requests(20, temperature=temperature)
+    ]
     assert [tokens for tokens, _ in batched] == [tokens for tokens, _ in alone]
 
 
@@ -78,7 +81,9 @@ def test_greedy_follows_the_argmax():
     (request,) = requests(1, temperature=0.0, stop=frozenset())
     tokens, _ = answers(generator(model), [request])[0]
     with torch.no_grad():
-        logits = model(torch.tensor([request.prompt + tokens])).logits[0, len(request.prompt) - 1 : -1, :VOCABULARY]
+        logits = model(torch.tensor([request.prompt + tokens])).logits[
+            0, len(request.prompt) - 1 : -1, :VOCABULARY
+        ]
     assert tokens == logits.argmax(-1).tolist() and len(tokens) == request.max_tokens
 
 
@@ -92,8 +97,12 @@ def test_a_seed_decides_a_response_and_other_seeds_differ():
 def test_finished_rows_leave_a_batch_that_goes_on(monkeypatch):
     model, widths = policy(), []
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda **inputs: widths.append(len(inputs["input_ids"])) or forward(**inputs))
-    made = [Request([9, index], 3 if index else 30, frozenset(), 1.0, 2**62, 1.0, index) for index in range(10)]
+    monkeypatch.setattr(
+        model, "forward", lambda **inputs: widths.append(len(inputs["input_ids"])) or forward(**inputs)
+    )
+    made = [
+        Request([9, index], 3 if index else 30, frozenset(), 1.0, 2**62, 1.0, index) for index in range(10)
+    ]
     lengths = [len(tokens) for tokens, _ in answers(generator(model), made)]
     assert lengths == [30] + [3] * 9
     assert widths[0] == 10 and widths[-20:] == [1] * 20

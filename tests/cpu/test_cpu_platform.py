@@ -176,10 +176,7 @@ def test_workers_take_as_many_of_rays_cpus_as_verl_asks_for():
 def test_vllm_without_vllm_stops_the_command_before_ray_starts(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "verl.trainer.main_ppo", "+grail=cpu", "actor_rollout_ref.rollout.name=vllm"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
     )
     assert run.returncode != 0 and "grail-verl[cpu-vllm]" in run.stderr
     assert "Started a local Ray instance" not in run.stdout + run.stderr
@@ -187,10 +184,8 @@ def test_vllm_without_vllm_stops_the_command_before_ray_starts(tmp_path):
 
 def test_a_verl_that_moved_on_is_told_in_one_line():
     for patch, given in (
-        (patches.every_rank_loads_weights, ()),
-        (patches.no_weights_sent_while_wrapping, ()),
-        (patches.gathered_in, ("float32",)),
-        (patches.moe_params, (None,)),
+        (patches.every_rank_loads_weights, ()), (patches.no_weights_sent_while_wrapping, ()),
+        (patches.gathered_in, ("float32",)), (patches.moe_params, (None,)),
     ):
         with (
             pytest.raises(RuntimeError, match="grail-verl: this verl has no .*0.9.1"),
@@ -198,7 +193,9 @@ def test_a_verl_that_moved_on_is_told_in_one_line():
         ):
             pass
     with pytest.raises(RuntimeError, match="initialize_global_process_group_ray"):
-        patches.use_one_gloo_backend(types.SimpleNamespace(initialize_global_process_group_ray=lambda timeout: None))
+        patches.use_one_gloo_backend(
+            types.SimpleNamespace(initialize_global_process_group_ray=lambda timeout: None)
+        )
     with pytest.raises(RuntimeError, match="BucketedWeightSender"), patches.sender(types.SimpleNamespace(), object):
         pass
     with pytest.raises(RuntimeError, match="validate_config"):

@@ -37,16 +37,10 @@ def test_the_client_gets_one_response_across_an_update_of_the_policy(tmp_path):
     vocabulary = len(tiny.tokenizer())
     tiny.save_policy(tmp_path, vocabulary=vocabulary)
     with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose(
-            "ppo_trainer",
-            [
-                "+grail=cpu",
-                f"actor_rollout_ref.model.path={tmp_path}",
-                "data.max_prompt_length=8",
-                f"data.max_response_length={LENGTH}",
-                "actor_rollout_ref.rollout.ignore_eos=True",
-            ],
-        )
+        config = compose("ppo_trainer", [
+            "+grail=cpu", f"actor_rollout_ref.model.path={tmp_path}", "data.max_prompt_length=8",
+            f"data.max_response_length={LENGTH}", "actor_rollout_ref.rollout.ignore_eos=True",
+        ])
     settings = config.actor_rollout_ref
     server = GenerationServer(omega_conf_to_dataclass(settings.rollout), omega_conf_to_dataclass(settings.model), 0)
     policies = [tiny.model(vocabulary=vocabulary, seed=seed).eval() for seed in (0, 1)]

@@ -16,10 +16,8 @@ STEPS = 5
 RUNS = {
     "two workers": [*FSDP2, "trainer.n_gpus_per_node=2", "actor_rollout_ref.actor.optim.lr=5e-4"],
     "one worker": [
-        "actor_rollout_ref.actor.strategy=fsdp",
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
-        "trainer.n_gpus_per_node=1",
+        "actor_rollout_ref.actor.strategy=fsdp", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4", "trainer.n_gpus_per_node=1",
         "actor_rollout_ref.actor.optim.lr=2e-4",
     ],
 }
@@ -32,13 +30,8 @@ def test_two_runs_at_once_each_generate_with_their_own_weights(tmp_path):
 
     def run(name):
         return train(
-            tmp_path,
-            f"{name}.jsonl",
-            "actor_rollout_ref.rollout.name=vllm",
-            *RUNS[name],
-            f"trainer.total_training_steps={STEPS}",
-            f"hydra.run.dir={tmp_path / name}",
-            timeout=1200,
+            tmp_path, f"{name}.jsonl", "actor_rollout_ref.rollout.name=vllm", *RUNS[name],
+            f"trainer.total_training_steps={STEPS}", f"hydra.run.dir={tmp_path / name}", timeout=1200,
         )
 
     with ThreadPoolExecutor() as pool:

@@ -34,10 +34,8 @@ def served(request, tmp_path_factory):
     tiny.save_policy(folder, tied=request.param, **SIZES)
     try:
         served = Served(
-            "vllm",
-            f"actor_rollout_ref.model.path={folder}",
-            f"data.max_prompt_length={PROMPT}",
-            f"data.max_response_length={RESPONSE}",
+            "vllm", f"actor_rollout_ref.model.path={folder}",
+            f"data.max_prompt_length={PROMPT}", f"data.max_response_length={RESPONSE}",
             "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=1",
         )
         served.policy = lambda seed: tiny.model(seed=seed, tied=request.param, **SIZES).eval()
@@ -79,8 +77,7 @@ def test_after_each_update_log_probs_are_those_of_the_policy(served):
             torch.testing.assert_close(
                 torch.tensor(output.log_probs),
                 expected.gather(1, torch.tensor(output.token_ids)[:, None]).squeeze(1),
-                atol=1e-5,
-                rtol=0,
+                atol=1e-5, rtol=0,
             )
 
 
@@ -139,15 +136,8 @@ def test_attention_heads_of_a_size_that_vllm_does_not_have_are_refused(served, t
     monkeypatch.setattr(os, "environ", {**os.environ})  # a server writes there, and this is none of its own processes
     with pytest.raises(ValueError, match="attention heads are of size 8; allowed: 32, 64,"):
         Server(
-            config=served.replica.config,
-            model_config=model,
-            rollout_mode=served.replica.rollout_mode,
-            workers=[],
-            replica_rank=1,
-            node_rank=0,
-            gpus_per_node=1,
-            nnodes=1,
-            cuda_visible_devices="",
+            config=served.replica.config, model_config=model, rollout_mode=served.replica.rollout_mode, workers=[],
+            replica_rank=1, node_rank=0, gpus_per_node=1, nnodes=1, cuda_visible_devices="",
         )
 
 

@@ -56,7 +56,9 @@ def reference_boxes(text: str) -> list[tuple[int, int, int]]:
     return complete
 
 
-def reference_span(text: str, borders: list[tuple[int, int]], mask: list[int], occurrence: str) -> AnswerSpan | None:
+def reference_span(
+    text: str, borders: list[tuple[int, int]], mask: list[int], occurrence: str
+) -> AnswerSpan | None:
     """The span, given each token's borders in the text and whether the policy wrote it; a token without text has
     two equal borders."""
 

@@ -60,10 +60,7 @@ def test_defaults_are_the_published_ones_except_occurrence():
         ({"total": float("inf")}, ["algorithm.grail.total=inf", "a finite number"]),
         ({"share": 0}, ["algorithm.grail.share=0", "a number > 0 and <= 1"]),
         ({"share": 1.1}, ["algorithm.grail.share=1.1", "a number > 0 and <= 1"]),
-        (
-            {"modules": "rules.py"},
-            ["algorithm.grail.modules='rules.py'", "a list", "[rules.py, pkg://my_package.rules]"],
-        ),
+        ({"modules": "rules.py"}, ["algorithm.grail.modules='rules.py'", "a list", "[rules.py, pkg://my_package.rules]"]),
         ({"modules": [""]}, ["algorithm.grail.modules=['']", "a list"]),
         ({"dump_dir": ""}, ["algorithm.grail.dump_dir=''", "a folder"]),
         ({"dump_dir": "a\0b"}, [r"algorithm.grail.dump_dir='a\x00b'", "a folder"]),

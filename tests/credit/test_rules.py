@@ -24,11 +24,8 @@ from grail_verl.look.rollouts import Rollout
 pytestmark = pytest.mark.fast
 
 ABOUT_ANSWER = ("oar_g", "saliency")
-PAIRS = list(
-    itertools.product(
-        ["entropy", "oar_g", "saliency", "surprise"], ["proportional", "reshaped", "standardised", "top_share"]
-    )
-)
+PAIRS = list(itertools.product(["entropy", "oar_g", "saliency", "surprise"],
+                               ["proportional", "reshaped", "standardised", "top_share"]))
 
 
 def test_these_are_all():
@@ -62,7 +59,6 @@ def dense(rows, part):
 
 def of_method(rows, config: GrailConfig) -> list[list[float]]:
     """The weights of all responses, by loops."""
-
     def weighted(row):
         _, mask, answer, _, advantage = row
         chosen = {"wrong": advantage <= 0, "correct": advantage > 0, "all": True}[config.rollouts]
@@ -114,11 +110,8 @@ def one(scores, config, *, mask=None, answer=(), advantage=-1.0) -> list[float]:
     mask = [1] * len(scores) if mask is None else mask
     spans = [[t in answer for t in range(len(scores))]] * 2
     return token_weights(
-        torch.tensor([scores]),
-        torch.tensor([mask]),
-        *map(torch.tensor, ([spans[0]], [spans[1]])),
-        torch.tensor([advantage]),
-        config,
+        torch.tensor([scores]), torch.tensor([mask]), *map(torch.tensor, ([spans[0]], [spans[1]])),
+        torch.tensor([advantage]), config,
     )[0].tolist()
 
 
@@ -152,15 +145,8 @@ def test_scores_of_a_prediction_are_those_of_the_plain_model(score):
     lengths, temperatures = [len(row.response_ids) for row in encoded], torch.tensor([0.7, 1.0, 1.3])
     mask_BT = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     batch = RolloutBatch(
-        mask_BT,
-        -mask_BT.float(),
-        ~mask_BT & mask_BT,
-        ~mask_BT & mask_BT,
-        input_ids=ids,
-        lengths=lengths,
-        position_ids=[torch.arange(len(row)) for row in ids],
-        temperature_B=temperatures,
-        answers=[None] * 3,
+        mask_BT, -mask_BT.float(), ~mask_BT & mask_BT, ~mask_BT & mask_BT, input_ids=ids, lengths=lengths,
+        position_ids=[torch.arange(len(row)) for row in ids], temperature_B=temperatures, answers=[None] * 3,
     )
     rows = rows_of(batch, range(3), of_answer=rule.scores[0].needs_answer)
     starts = [0, len(ids[0]), len(ids[0]) + len(ids[1])]
@@ -188,13 +174,8 @@ def batch_of(texts: list[str], **fields) -> RolloutBatch:
     nothing_BT = torch.zeros_like(mask_BT)
     prompt = torch.tensor([5, 6])
     return RolloutBatch(
-        mask_BT,
-        -mask_BT.float(),
-        nothing_BT,
-        nothing_BT,
-        input_ids=[torch.cat([prompt, row]) for row in ids],
-        lengths=list(map(len, ids)),
-        **fields,
+        mask_BT, -mask_BT.float(), nothing_BT, nothing_BT,
+        input_ids=[torch.cat([prompt, row]) for row in ids], lengths=list(map(len, ids)), **fields,
     )
 
 
@@ -214,13 +195,8 @@ def test_a_certain_tokens_score_is_not_below_zero(score):
     length = len(tiny.tokenizer().encode("3 + 4"))
     values_BT = torch.tensor([[1e-7, *[1.0] * (length - 1)]])
     rule = Rule(GrailConfig(score=score))
-    batch = batch_of(
-        ["3 + 4"],
-        **{
-            "old_log_probs_BT": values_BT * torch.tensor([1.0, *[-1.0] * (length - 1)]),
-            "entropy_BT": values_BT * torch.tensor([-1.0, *[1.0] * (length - 1)]),
-        },
-    )
+    batch = batch_of(["3 + 4"], **{"old_log_probs_BT": values_BT * torch.tensor([1.0, *[-1.0] * (length - 1)]),
+                                   "entropy_BT": values_BT * torch.tensor([-1.0, *[1.0] * (length - 1)])})
     credit = rule.credit(batch, rule.scores[0].from_batch(batch), rule.can_weigh(batch))
     assert credit.weighted_B.tolist() == [True] and credit.scores_BT[0, 0] == 0
     assert credit.weights_BT[0, 0] == 0.5  # the least
@@ -404,17 +380,8 @@ READ = {  # as the tables of docs/options.md have it
     "top_share": {"share"},
 }
 VALUES = {
-    "std": 0.5,
-    "mean": 1.0,
-    "w_min": 0.5,
-    "w_max": 5.0,
-    "leaf": "embeddings",
-    "rollouts": "wrong",
-    "share": 0.2,
-    "alignment": "predictor",
-    "occurrence": "last",
-    "statistics": "response",
-    "total": 4.0,
+    "std": 0.5, "mean": 1.0, "w_min": 0.5, "w_max": 5.0, "leaf": "embeddings", "rollouts": "wrong", "share": 0.2,
+    "alignment": "predictor", "occurrence": "last", "statistics": "response", "total": 4.0,
 }
 
 
@@ -523,10 +490,8 @@ def test_a_fused_head_gives_what_it_has_computed(score):
     output = SimpleNamespace(log_probs=log_probs_BS, entropy=entropy_BS)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(prediction, "forward_at", lambda *_: output)
-        scores_BS = (
-            Rule(GrailConfig(score=score))
-            .scores[0]
-            .from_model(None, {}, SimpleNamespace(keep_BS=keep_BS), lambda: False, 1.0)
+        scores_BS = Rule(GrailConfig(score=score)).scores[0].from_model(
+            None, {}, SimpleNamespace(keep_BS=keep_BS), lambda: False, 1.0
         )
     assert scores_BS.tolist() == [[0, 1, 2, 0] if score == "surprise" else [0, 3, 4, 0]]
 

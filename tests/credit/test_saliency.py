@@ -125,7 +125,9 @@ def test_temperature_may_differ_by_row(batch):
         model, input_ids, attention_mask, RESPONSE, answer_mask, temperature=torch.tensor([0.5, 2.0, 1.0])
     )
     for row, temperature in ((0, 0.5), (1, 2.0)):
-        alone = answer_saliency(model, input_ids, attention_mask, RESPONSE, answer_mask, temperature=temperature)
+        alone = answer_saliency(
+            model, input_ids, attention_mask, RESPONSE, answer_mask, temperature=temperature
+        )
         torch.testing.assert_close(both[row], alone[row])
 
 

@@ -41,12 +41,7 @@ AIME_H4 = {
     "id": 67, "problem": r"There exist real numbers $x$ and $y$, both greater than 1. Find $xy$.",
     "solution": r"Thus $xy=\boxed{025}$.", "answer": "025", "url": "https://artofproblemsolving.com/", "year": "2024",
 }  # fmt: skip
-AIME_MATH_AI = {
-    "id": 60,
-    "problem": "Every morning Aya goes for a walk.",
-    "solution": r"\boxed{204}",
-    "url": "https://",
-}
+AIME_MATH_AI = {"id": 60, "problem": "Every morning Aya goes for a walk.", "solution": r"\boxed{204}", "url": "https://"}
 AMC = {"id": 0, "answer": 27.0, "url": "https://", "question": "Cities $A$ and $B$ are $45$ miles apart."}
 MINERVA_SOLUTION = r"""\[
 \begin{aligned}

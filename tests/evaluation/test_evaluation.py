@@ -378,12 +378,7 @@ def test_the_command_refuses_before_verl_starts(tmp_path, monkeypatch):
         (str(tmp_path / "nowhere"), "--data", str(tmp_path), "--out", new): "is no folder here",
         ("policy", "--data", str(tmp_path), "--out", new, "trainer.nodes=2"): "nodes",
         (
-            "policy",
-            "--data",
-            str(tmp_path),
-            "--out",
-            new,
-            "reward.custom_reward_function.path=nowhere.py",
+            "policy", "--data", str(tmp_path), "--out", new, "reward.custom_reward_function.path=nowhere.py",
         ): "no score function",
     }.items():
         with pytest.raises(SystemExit) as end:

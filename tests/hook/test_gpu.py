@@ -136,22 +136,12 @@ CASES = {
         "tied", "fsdp2", HOPS, [FLASH, *BF16], tolerance=ROUGH, needs=BY_FLASH
     ),
     "flash-attn, Ulysses, fsdp2, bf16": Case(
-        "untied",
-        "fsdp2",
-        {},
-        [*test_matrix.ULYSSES[:2], FLASH, CHECKPOINTED, *BF16],
-        sequence_parallel=2,
-        tolerance=ROUGH,
-        needs=BY_FLASH + TWO_GPUS,
+        "untied", "fsdp2", {}, [*test_matrix.ULYSSES[:2], FLASH, CHECKPOINTED, *BF16],
+        sequence_parallel=2, tolerance=ROUGH, needs=BY_FLASH + TWO_GPUS,
     ),
     "flash-attn, Ulysses, hops, fsdp, bf16": Case(
-        "tied",
-        "fsdp",
-        HOPS,
-        [*test_matrix.ULYSSES[:2], FLASH, *BF16],
-        sequence_parallel=2,
-        tolerance=ROUGH,
-        needs=BY_FLASH + TWO_GPUS,
+        "tied", "fsdp", HOPS, [*test_matrix.ULYSSES[:2], FLASH, *BF16],
+        sequence_parallel=2, tolerance=ROUGH, needs=BY_FLASH + TWO_GPUS,
     ),
     # Each with an architecture of its own from here on: verl and liger-kernel replace parts of the model's classes, for
     # good. Triton's kernels and liger's multiply float32 as TF32.
@@ -163,12 +153,7 @@ CASES = {
         ).items()
     },
     "fused kernels by Triton, hops, bf16": Case(
-        "wide_gemma3_text",
-        "fsdp",
-        HOPS,
-        [PLAIN, *TRITON, *BF16],
-        setup=test_matrix.triton_on_a_cpu,
-        tolerance=ROUGH,
+        "wide_gemma3_text", "fsdp", HOPS, [PLAIN, *TRITON, *BF16], setup=test_matrix.triton_on_a_cpu, tolerance=ROUGH,
         needs=A_KERNEL,
     ),
     "fused kernels by liger-kernel": Case(
@@ -246,12 +231,7 @@ def test_main_ppo(rollout, tmp_path):
     runs.boxing_policy(tmp_path / "policy", head_dim=64)
     runs.problems(tmp_path / "problems.parquet")
     metrics = runs.train(
-        tmp_path,
-        "log.jsonl",
-        *runs.FSDP2,
-        f"actor_rollout_ref.rollout.name={rollout}",
-        f"trainer.n_gpus_per_node={min(2, get_torch_device().device_count())}",
-        timeout=1200,
-        on_a_gpu=True,
+        tmp_path, "log.jsonl", *runs.FSDP2, f"actor_rollout_ref.rollout.name={rollout}",
+        f"trainer.n_gpus_per_node={min(2, get_torch_device().device_count())}", timeout=1200, on_a_gpu=True,
     )
     runs.check(metrics, probs_diff=0.1)

@@ -45,19 +45,14 @@ KL = "actor_rollout_ref.actor.use_kl_loss=True"
 RUNS = {
     "fsdp, padded, reference, entropy, filtered groups": (
         [
-            "actor_rollout_ref.actor.strategy=fsdp",
-            "actor_rollout_ref.model.use_remove_padding=False",
+            "actor_rollout_ref.actor.strategy=fsdp", "actor_rollout_ref.model.use_remove_padding=False",
             "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
             "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
             "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=4",
-            KL,
-            "actor_rollout_ref.actor.entropy_coeff=0.01",
-            "algorithm.filter_groups.enable=True",
+            KL, "actor_rollout_ref.actor.entropy_coeff=0.01", "algorithm.filter_groups.enable=True",
         ],
         {
-            "actor/kl_loss": 0,
-            "actor/entropy_loss": 0,
-            "training/filter_groups/evicted_samples": 0,
+            "actor/kl_loss": 0, "actor/entropy_loss": 0, "training/filter_groups/evicted_samples": 0,
             "actor/grail/reweighted_rate": 0.5,  # more than the half of all groups that are not of one mind
         },
     ),
@@ -67,8 +62,7 @@ RUNS = {
     ),
     # Twice as many groups as a step takes: the second trains on what the first policy began.
     "colocate_async": (
-        [*FSDP2, "trainer.v1.trainer_mode=colocate_async"],
-        {"training/off_policy/trajectory_staleness_worst/max": 0},
+        [*FSDP2, "trainer.v1.trainer_mode=colocate_async"], {"training/off_policy/trajectory_staleness_worst/max": 0}
     ),
     "V0": ([*FSDP2, "trainer.use_v1=False"], {}),
 }
@@ -133,17 +127,10 @@ def check_against_rollouts(responses: list[dict], folder) -> None:
 
 def check_against_attribution(responses: list[dict], home) -> None:
     """What attribution makes of the first policy's part of verl's dump: the same, from text alone."""
-    command.main(
-        [
-            "attribute",
-            f"{home}/policy",
-            "--rollouts",
-            f"{home}/rollouts/1.jsonl",
-            "--out",
-            f"{home}/after",
-            "rollouts=all",
-        ]
-    )
+    command.main([
+        "attribute", f"{home}/policy", "--rollouts", f"{home}/rollouts/1.jsonl", "--out", f"{home}/after",
+        "rollouts=all",
+    ])
     after = {"".join(one["tokens"]): one for one in records.read(home / "after").responses}
     compared = 0
     for response in responses:
@@ -171,18 +158,11 @@ def test_trains(name, home):
 
 def test_trains_validates_saves_and_resumes(home):
     overrides = [
-        *FSDP2,
-        *WITNESSED,
-        "algorithm.norm_adv_by_std_in_grpo=False",
-        "trainer.resume_mode=auto",
-        "trainer.save_freq=1",
-        "trainer.test_freq=1",
-        "trainer.val_before_train=True",
-        "+algorithm.grail.dump_dir=records",
-        "+algorithm.grail.dump_responses=7",
-        "trainer.rollout_data_dir=rollouts",
-        "+algorithm.grail.log_pictures=2",
-        "trainer.logger=[console,file,tensorboard]",
+        *FSDP2, *WITNESSED, "algorithm.norm_adv_by_std_in_grpo=False",
+        "trainer.resume_mode=auto", "trainer.save_freq=1",
+        "trainer.test_freq=1", "trainer.val_before_train=True",
+        "+algorithm.grail.dump_dir=records", "+algorithm.grail.dump_responses=7", "trainer.rollout_data_dir=rollouts",
+        "+algorithm.grail.log_pictures=2", "trainer.logger=[console,file,tensorboard]",
     ]
     metrics = train(home, "first.jsonl", *overrides)
     assert sorted(metrics) == [0, 1, 2] and all(any("val-" in name for name in metrics[step]) for step in metrics)
@@ -247,14 +227,8 @@ def test_a_rule_sees_what_its_trainer_hands_over(home, name):
     for rank in (0, 1):
         (home / f"seen-{rank}.jsonl").unlink(missing_ok=True)
     metrics = train(
-        home,
-        f"{name}.jsonl",
-        *FSDP2,
-        *WITNESSED,
-        *overrides,
-        "+algorithm.grail.score=entropy",
-        "algorithm.norm_adv_by_std_in_grpo=False",
-        "trainer.total_training_steps=1",
+        home, f"{name}.jsonl", *FSDP2, *WITNESSED, *overrides, "+algorithm.grail.score=entropy",
+        "algorithm.norm_adv_by_std_in_grpo=False", "trainer.total_training_steps=1",
     )
     check_what_was_handed_over(home, entropy)
     assert (metrics[1]["actor/grail/saliency_rows"] == 0) == entropy

@@ -208,23 +208,15 @@ CASES = {
     ),
     "entropy by a pass, fsdp packed": Case("tied", "fsdp", {"score": "entropy", **SHARE}, [CHECKPOINTED]),
     "entropy by a pass, fsdp2 padded, standardised": Case(  # entropies are alike: to standardise them enlarges noise
-        "untied",
-        "fsdp2",
-        {"score": "entropy", "rollouts": "all"},
-        [PADDED, PLAIN],
-        rollout=per_sample_temperature,
+        "untied", "fsdp2", {"score": "entropy", "rollouts": "all"}, [PADDED, PLAIN], rollout=per_sample_temperature,
         tolerance=1e-4,
     ),
     "entropy by a pass, proportional, turns": Case(
         "tied", "fsdp2", {"score": "entropy", "weights": "proportional"}, LONG, rollout=turns
     ),
     "entropy by a pass, reshaped, Ulysses": Case(
-        "untied",
-        "fsdp2",
-        {"score": "entropy", "weights": "reshaped"},
-        ULYSSES,
-        sequence_parallel=2,
-        setup=ulysses_over_sdpa,
+        "untied", "fsdp2", {"score": "entropy", "weights": "reshaped"}, ULYSSES,
+        sequence_parallel=2, setup=ulysses_over_sdpa,
     ),
     "entropy by a pass, padding rows": Case("tied", "fsdp", {"score": "entropy", **SHARE}, rollout=padding_rows),
     # Carried back by hops: FSDP2 walks one graph several times, FSDP1 runs a forward for each hop.
@@ -274,10 +266,7 @@ CASES = {
     "fused kernels, fsdp2 padded": Case("qwen2", "fsdp2", {}, [PADDED, *FUSED]),
     "fused kernels by Triton, fsdp packed": Case("wide_phi3", "fsdp", {}, [PLAIN, *TRITON], setup=triton_on_a_cpu),
     "fused kernels by Triton, entropy by a pass": Case(
-        "wide_gemma",
-        "fsdp",
-        {"score": "entropy", "weights": "proportional"},
-        [CHECKPOINTED, *TRITON],
+        "wide_gemma", "fsdp", {"score": "entropy", "weights": "proportional"}, [CHECKPOINTED, *TRITON],
         setup=triton_on_a_cpu,
     ),
 }

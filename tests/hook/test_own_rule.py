@@ -63,10 +63,8 @@ def with_groups(rank: int):
     data = harness.rollout(rank)
     data["uid"] = NonTensorStack(*[NonTensorData(f"prompt {row // 2}") for row in range(len(data))])
     data["rm_scores"] = torch.nested.as_nested_tensor(
-        [
-            torch.tensor([0.0] * (len(row) - 1) + [row_number / 4])[: len(row)]
-            for row_number, row in enumerate(data["responses"].unbind())
-        ],
+        [torch.tensor([0.0] * (len(row) - 1) + [row_number / 4])[: len(row)]
+         for row_number, row in enumerate(data["responses"].unbind())],
         layout=torch.jagged,
     )
     return data
@@ -89,10 +87,9 @@ def session(rank: int, folders: dict, rules: str) -> dict:
     worker = Case("tied", "fsdp2", {"score": "surprise", "weights": "group", **modules}).actor(folders, "grail")
     data = with_groups(rank)
     worker.reweight_advantages(data)
-    found["grouped"] = [
-        (row.tolist(), before.tolist())
-        for row, before in zip(data["advantages"].unbind(), harness.rollout(rank)["advantages"].unbind(), strict=True)
-    ]
+    found["grouped"] = [(row.tolist(), before.tolist()) for row, before in zip(
+        data["advantages"].unbind(), harness.rollout(rank)["advantages"].unbind(), strict=True
+    )]
     try:
         worker.reweight_advantages(harness.rollout(rank))
     except (ValueError, RuntimeError) as error:
@@ -146,9 +143,7 @@ def missing_on_a_worker(rank: int, folders: dict, rules: str) -> None:
     from verl.workers.engine_workers import ActorRolloutRefWorker
 
     config = ranks.actor_config(
-        folders["tied"],
-        "algorithm.adv_estimator=grail",
-        f"+algorithm.grail.modules=[{rules}]",
+        folders["tied"], "algorithm.adv_estimator=grail", f"+algorithm.grail.modules=[{rules}]",
         "+algorithm.grail.weights=mean_one",
     )
     options = OmegaConf.select(config, "..algorithm.grail")
@@ -169,19 +164,10 @@ def test_what_is_wrong_with_a_module_ends_the_command_before_ray_starts(tmp_path
         (tmp_path / "rules.py").write_text(textwrap.dedent(text))
     run = subprocess.run(
         [
-            sys.executable,
-            "-m",
-            "verl.trainer.main_ppo",
-            "+grail=cpu",
-            "algorithm.adv_estimator=grail",
-            "+algorithm.grail.modules=[rules.py]",
-            *f"+algorithm.grail.{option}".split(),
+            sys.executable, "-m", "verl.trainer.main_ppo", "+grail=cpu", "algorithm.adv_estimator=grail",
+            "+algorithm.grail.modules=[rules.py]", *f"+algorithm.grail.{option}".split(),
         ],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-        env={**os.environ, "HYDRA_FULL_ERROR": "0"},
+        capture_output=True, text=True, cwd=tmp_path, timeout=120, env={**os.environ, "HYDRA_FULL_ERROR": "0"},
     )
     assert run.returncode != 0 and says.format(here=tmp_path) in run.stderr, run.stderr[-2000:]
     assert "Started a local Ray instance" not in run.stdout + run.stderr

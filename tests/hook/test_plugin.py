@@ -298,14 +298,12 @@ def test_what_veomni_is_refused_with_grail_passes_with_grpo_and_the_rest_with_gr
     ("module", "override", "says"),
     [
         (
-            "verl.trainer.main_ppo",
-            "+algorithm.grail.leaf=second",
+            "verl.trainer.main_ppo", "+algorithm.grail.leaf=second",
             "algorithm.grail.leaf='second' is not allowed; allowed: embeddings | first | middle | last",
         ),
         # Its own config holds the section `rollout`; that of one_step_off_policy is found in verl's checkout only.
         (
-            "verl.experimental.fully_async_policy.fully_async_main",
-            "rollout.nnodes=1",
+            "verl.experimental.fully_async_policy.fully_async_main", "rollout.nnodes=1",
             "not served by verl's experimental trainers (one_step_off_policy, fully_async_policy)",
         ),
     ],
@@ -313,10 +311,7 @@ def test_what_veomni_is_refused_with_grail_passes_with_grpo_and_the_rest_with_gr
 def test_a_wrong_start_stops_the_command_before_ray_starts(tmp_path, module, override, says):
     run = subprocess.run(
         [sys.executable, "-m", module, "+grail=cpu", "algorithm.adv_estimator=grail", override],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
     )
     assert run.returncode != 0 and says in run.stderr
     assert "Started a local Ray instance" not in run.stdout + run.stderr
@@ -343,9 +338,7 @@ def test_another_verl_is_named_in_one_line_and_ends_a_command_that_asks_for_grai
     asked, other = (
         subprocess.run(
             [sys.executable, "-c", PLUGIN.format(version=version, arguments=arguments)],
-            capture_output=True,
-            text=True,
-            timeout=120,
+            capture_output=True, text=True, timeout=120,
         )
         for arguments in (["algorithm.adv_estimator=grail"], ["algorithm.adv_estimator=grpo"])
     )
@@ -375,10 +368,7 @@ print("cpu" in PlatformRegistry.registered_names(), get_platform().device_name)
 def test_the_cpu_is_offered_where_it_is_meant(platform, in_ray, says):
     """A Ray process without a GPU may belong to a GPU cluster (the driver does): there verl decides alone."""
     run = subprocess.run(
-        [sys.executable, "-c", PLATFORMS.format(in_ray=in_ray)],
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, "-c", PLATFORMS.format(in_ray=in_ray)], capture_output=True, text=True, timeout=120,
         env={**os.environ, "VERL_PLATFORM": platform},
     )
     assert run.stdout.strip().splitlines()[-1] == says, run.stderr
@@ -392,11 +382,7 @@ def test_a_worker_in_which_the_plugin_is_not_active_ends_when_it_is_given_the_op
     prepare(config)
     (tmp_path / "section").write_bytes(cloudpickle.dumps(config.actor_rollout_ref))
     run = subprocess.run(
-        [sys.executable, "-c", UNPICKLING, "section"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tmp_path,
+        [sys.executable, "-c", UNPICKLING, "section"], capture_output=True, text=True, timeout=120, cwd=tmp_path,
         env={**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "none"},
     )
     assert run.returncode == 1 and "grail-verl is installed but not active on" in run.stderr
@@ -444,9 +430,7 @@ def test_a_verl_that_loads_no_plugins_is_named_as_soon_as_hydra_starts():
     asked, other = (
         subprocess.run(
             [sys.executable, "-c", OLD_VERL.format(arguments=[f"algorithm.adv_estimator={name}", "x=/me/grail/"])],
-            capture_output=True,
-            text=True,
-            timeout=60,
+            capture_output=True, text=True, timeout=60,
         )
         for name in ("grail", "grpo")
     )
@@ -459,14 +443,9 @@ def test_a_verl_that_loads_no_plugins_is_named_as_soon_as_hydra_starts():
 @pytest.mark.parametrize(
     ("argument", "asks"),
     [
-        ("algorithm.adv_estimator=grail", True),
-        ("+algorithm.grail.std=0.3", True),
-        ("+grail=[cpu,paper]", True),
-        ("++algorithm.adv_estimator=grail", True),
-        ("+grail.std=1", True),
-        ("algorithm.adv_estimator=grpo", False),
-        ("data.train_files=/me/grail/adv_estimator=grail", False),
-        ("trainer.project_name=grail", False),
+        ("algorithm.adv_estimator=grail", True), ("+algorithm.grail.std=0.3", True), ("+grail=[cpu,paper]", True),
+        ("++algorithm.adv_estimator=grail", True), ("+grail.std=1", True), ("algorithm.adv_estimator=grpo", False),
+        ("data.train_files=/me/grail/adv_estimator=grail", False), ("trainer.project_name=grail", False),
     ],
 )
 def test_what_asks_for_grail(argument, asks):

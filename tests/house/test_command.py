@@ -105,29 +105,13 @@ def test_what_a_user_can_mend_ends_in_one_line(way, tmp_path):
         ("report", f"{tmp_path}/none"): f"report: {tmp_path}/none holds no records of responses",
         ("compare", f"{tmp_path}/a", f"{tmp_path}/b"): f"compare: {tmp_path}/a holds no finished evaluation",
         (
-            "data",
-            "aime24",
-            "--out",
-            f"{tmp_path}/out",
-            "--source",
-            f"{tmp_path}/none",
+            "data", "aime24", "--out", f"{tmp_path}/out", "--source", f"{tmp_path}/none",
         ): f"data: {tmp_path}/none does not exist",
         (
-            "evaluate",
-            "policy",
-            "--data",
-            f"{tmp_path}/none",
-            "--out",
-            f"{tmp_path}/out",
+            "evaluate", "policy", "--data", f"{tmp_path}/none", "--out", f"{tmp_path}/out",
         ): f"evaluate: {tmp_path}/none does not exist; write the benchmarks by grail-verl data",
         (
-            "attribute",
-            "policy",
-            "--prompt",
-            "a",
-            "--response",
-            "b",
-            "lef=last",
+            "attribute", "policy", "--prompt", "a", "--response", "b", "lef=last",
         ): "attribute: unknown option algorithm.grail.lef='last'; did you mean leaf?",
     }.items():
         run = started(way, *arguments)

@@ -185,12 +185,8 @@ def test_prompts_may_be_text_messages_or_token_ids(model, tokenizer):
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     found = [
         attribute(prompt, response, model, tokenizer)
-        for prompt, response in (
-            (messages, RESPONSE),
-            (text, RESPONSE),
-            (tokenizer.encode(text), RESPONSE),
-            (text, tokenizer.encode(RESPONSE)),
-        )
+        for prompt, response in ((messages, RESPONSE), (text, RESPONSE), (tokenizer.encode(text), RESPONSE),
+                                 (text, tokenizer.encode(RESPONSE)))
     ]
     assert found[0].prompt == text
     assert all(one.weight == found[0].weight and one.prompt == text for one in found)
@@ -285,9 +281,7 @@ def test_the_command_shows_one_response(policy, capsys):
 def verl_dump(folder, step: int, inputs, outputs, scores, keys) -> None:
     """By verl's own function (trainer/ppo/v1/trainer_base.py), as `_log_rollout_data` calls it."""
     trainer = SimpleNamespace(
-        global_steps=step,
-        _dump_executor=ThreadPoolExecutor(1),
-        _dump_futures=[],
+        global_steps=step, _dump_executor=ThreadPoolExecutor(1), _dump_futures=[],
         _write_generations=PPOTrainer._write_generations,
     )
     PPOTrainer._dump_generations(trainer, inputs, outputs, ["7"] * len(inputs), scores, {"uid": keys}, str(folder))
@@ -295,9 +289,8 @@ def verl_dump(folder, step: int, inputs, outputs, scores, keys) -> None:
 
 
 def test_the_command_writes_records_of_verls_rollout_dump(policy, tokenizer, model, tmp_path, capsys):
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "3 + 4"}], add_generation_prompt=True, tokenize=False
-    )
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "3 + 4"}], add_generation_prompt=True,
+                                           tokenize=False)
     outputs = [r"7 so \boxed{7}", r"8 so we get \boxed{8}", "9", r"so \boxed{9}", r"\boxed{7}"]
     keys = ["a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0"]
     for step in (1, 12, 2):

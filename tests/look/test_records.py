@@ -45,26 +45,15 @@ def filled(folder, *records: dict, rank: int = 0) -> Writer:
 
 
 @given(
-    st.lists(st.tuples(pieces, st.booleans(), numbers, numbers), max_size=6),
-    pieces,
-    numbers,
-    st.none() | numbers,
-    st.none() | numbers,
-    st.booleans(),
+    st.lists(st.tuples(pieces, st.booleans(), numbers, numbers), max_size=6), pieces, numbers,
+    st.none() | numbers, st.none() | numbers, st.booleans(),
 )
 def test_what_is_written_is_read(tokens, prompt, metric, advantage, reward, scored):
     texts, mask, score, weight = ([row[place] for row in tokens] for place in range(4))
     with tempfile.TemporaryDirectory() as folder:
         written = record(
-            tokens=texts,
-            prompt=prompt,
-            mask=mask,
-            score=score if scored else None,
-            weight=weight,
-            advantage=advantage,
-            reward=reward,
-            answer=None,
-            weighted=scored,
+            tokens=texts, prompt=prompt, mask=mask, score=score if scored else None, weight=weight,
+            advantage=advantage, reward=reward, answer=None, weighted=scored,
         )
         filled(folder, written, rank=3).add_metrics(1, {"grail/weight_mean": metric})
         found = read(folder)
@@ -88,18 +77,9 @@ def test_a_record_holds_what_the_format_says(tmp_path):
     found = read(tmp_path)
     assert found.responses == [
         {
-            "step": 3,
-            "row": 2,
-            "rank": 0,
-            "prompt": "3 + 4",
-            "tokens": ["So ", "\\boxed{", "7", "}"],
-            "mask": [1, 1, 1, 1],
-            "score": [0.5] * 4,
-            "weight": [1.0] * 4,
-            "advantage": -1.0,
-            "answer": {"start": 1, "end": 4, "content_start": 2, "content_end": 3},
-            "reward": 0.0,
-            "weighted": True,
+            "step": 3, "row": 2, "rank": 0, "prompt": "3 + 4", "tokens": ["So ", "\\boxed{", "7", "}"],
+            "mask": [1, 1, 1, 1], "score": [0.5] * 4, "weight": [1.0] * 4, "advantage": -1.0,
+            "answer": {"start": 1, "end": 4, "content_start": 2, "content_end": 3}, "reward": 0.0, "weighted": True,
         }
     ]
     options = found.settings["options"]

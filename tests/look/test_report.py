@@ -120,7 +120,9 @@ def test_a_weighted_response_without_an_answer_counts_to_its_end():
     ])  # fmt: skip
 
 
-@pytest.mark.parametrize(("score", "name"), [("surprise", "surprise"), (["entropy", "surprise"], "entropy × surprise")])
+@pytest.mark.parametrize(
+    ("score", "name"), [("surprise", "surprise"), (["entropy", "surprise"], "entropy × surprise")]
+)
 def test_the_page_calls_the_score_by_its_name(tmp_path, score, name):
     report_records.write_run(tmp_path, steps=[1], config=GrailConfig(score=score, weights="proportional"))
     found = records.read(tmp_path)
@@ -217,7 +219,7 @@ def test_the_page_of_two_rules_says_how_far_they_agree():
     found = by_two(([0.5, 1.0, 1.5, 2.0], [0.2, 0.1, 0.3, 9.0]), ([0.5, 1.0, 1.5, 2.0], [4.0, 3.0, 2.0, 1.0]))
     html = page(found, numbers(found), []).decode()
     assert "have a rank correlation of -0.10 ± 0.90" in html and "50% ± 50% are in common" in html
-    assert '<th scope="row">score</th><td>saliency</td><td>surprise</td>' in html
+    assert "<th scope=\"row\">score</th><td>saliency</td><td>surprise</td>" in html
     data = data_of(html)
     assert data["rules"] == ["grail", "surprise"]
     assert [one["agreement"] for one in data["responses"]] == [[0.8, 1], [-1, 0]]
@@ -517,14 +519,7 @@ LINES = {
     "a channel that is short": lambda path: changed(path, row=99, channels={"surprise": [1.0]}),
     "channels of another kind": lambda path: changed(path, row=99, channels=[1.0]),
     "a second rule that settings do not name": lambda path: changed(
-        path,
-        row=99,
-        tokens=["a"],
-        mask=[1],
-        score=[1],
-        weight=[1],
-        answer=None,
-        channels={},
+        path, row=99, tokens=["a"], mask=[1], score=[1], weight=[1], answer=None, channels={},
         second={"score": [1], "weight": [1], "weighted": True},
     ),
     "a list": lambda path: "[1, 2]",

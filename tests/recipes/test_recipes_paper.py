@@ -74,16 +74,8 @@ ALGORITHMS = {
     "grail": {
         "adv_estimator": "grail",
         "grail": {
-            "score": "saliency",
-            "weights": "standardised",
-            "std": 0.5,
-            "mean": 1.0,
-            "w_min": 0.5,
-            "w_max": 5.0,
-            "leaf": "embeddings",
-            "rollouts": "wrong",
-            "alignment": "predictor",
-            "occurrence": "first",
+            "score": "saliency", "weights": "standardised", "std": 0.5, "mean": 1.0, "w_min": 0.5, "w_max": 5.0,
+            "leaf": "embeddings", "rollouts": "wrong", "alignment": "predictor", "occurrence": "first",
             "statistics": "response",
         },
     },
@@ -177,11 +169,7 @@ def test_models_differ_in_what_their_files_say():
 def run_sh(*arguments: str, script: str = "run.sh", **environment: str) -> subprocess.CompletedProcess:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
-        ["bash", f"recipes/paper/{script}", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
+        ["bash", f"recipes/paper/{script}", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=900,
         env={**os.environ, "PATH": path, **environment},
     )
 
@@ -222,62 +210,27 @@ def test_a_choice_that_there_is_not_is_told_by_hydra():
 
 # Rows as published, a few of each set.
 ROWS = {
-    "deepmath": [
-        {
-            "question": f"What is {n} + {7 - n}?",
-            "final_answer": str(6 + n % 2),
-            "difficulty": 1.0,
-            "topic": "Arithmetic",
-        }
-        for n in range(8)
-    ],
-    "math500": [
-        {
-            "problem": f"Evaluate ${n}+3$.",
-            "solution": "",
-            "answer": str(n),
-            "subject": "Algebra",
-            "level": 1,
-            "unique_id": f"test/{n}.json",
-        }
-        for n in (6, 7)
-    ],
+    "deepmath": [{"question": f"What is {n} + {7 - n}?", "final_answer": str(6 + n % 2), "difficulty": 1.0,
+                  "topic": "Arithmetic"} for n in range(8)],
+    "math500": [{"problem": f"Evaluate ${n}+3$.", "solution": "", "answer": str(n), "subject": "Algebra", "level": 1,
+                 "unique_id": f"test/{n}.json"} for n in (6, 7)],
     "aime24": [{"id": 60, "problem": "Find $m$.", "answer": "007", "url": "", "year": "2024", "solution": ""}],
     "amc23": [{"id": 0, "question": "How many?", "answer": 6.0, "url": ""}],
     "minerva_math": [{"problem": "How far?", "type": "Physics", "solution": r"Thus \boxed{7}", "idx": 0}],
-    "college_math": [
-        {
-            "data_source": "college_math",
-            "question_number": "1",
-            "question": "Solve $x=6$.",
-            "answer": "$6$",
-            "license": "",
-            "data_topic": "algebra",
-        }
-    ],
-    "olympiadbench": [
-        {
-            "id": 1,
-            "question": "Determine $k$.",
-            "final_answer": ["$7$"],
-            "context": None,
-            "modality": "Text-only",
-            "subfield": "Algebra",
-            "is_multiple_answer": False,
-            "unit": None,
-            "answer_type": "Numerical",
-            "error": None,
-        }
-    ],
+    "college_math": [{"data_source": "college_math", "question_number": "1", "question": "Solve $x=6$.",
+                      "answer": "$6$", "license": "", "data_topic": "algebra"}],
+    "olympiadbench": [{"id": 1, "question": "Determine $k$.", "final_answer": ["$7$"], "context": None,
+                       "modality": "Text-only", "subfield": "Algebra", "is_multiple_answer": False, "unit": None,
+                       "answer_type": "Numerical", "error": None}],
 }
 BENCHMARKS = [name for name in ROWS if name != "deepmath"]
 CHATS = {
     "qwen3": "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
-    "{% endif %}",
+             "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+             "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+             "{% endif %}",
     "r1": "{{ bos_token }}{% for message in messages %}<|User|>{{ message['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}<|Assistant|><think>\n{% endif %}",
+          "{% if add_generation_prompt %}<|Assistant|><think>\n{% endif %}",
     "octothinker": None,  # the recipe's own
 }
 
@@ -294,11 +247,8 @@ def policy(folder: Path, model: str) -> None:
     questions = [row.get("question") or row["problem"] for rows in ROWS.values() for row in rows]
     prompts = [
         tokenizer.apply_chat_template(
-            [{"role": "user", "content": question + data.SUFFIX}],
-            chat_template=template,
-            add_generation_prompt=True,
-            tokenize=False,
-            enable_thinking=False,
+            [{"role": "user", "content": question + data.SUFFIX}], chat_template=template,
+            add_generation_prompt=True, tokenize=False, enable_thinking=False,
         )
         for question in questions
     ]
@@ -320,9 +270,7 @@ def home(tmp_path_factory):
 
 
 SMALL = [
-    "+grail=cpu",
-    "data.max_prompt_length=192",
-    "data.max_response_length=32",
+    "+grail=cpu", "data.max_prompt_length=192", "data.max_response_length=32",
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096",
     "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=4096",
 ]
@@ -353,8 +301,7 @@ def train(model: str, method: str, home: Path, out: Path) -> list[dict]:
         pytest.param(
             model, method, marks=pytest.mark.sweep if (model, method) == ("qwen3_4b", "oar_g") else pytest.mark.recipes
         )
-        for model in MODELS
-        for method in METHODS
+        for model in MODELS for method in METHODS
     ],
 )
 def test_trains_saves_merges_evaluates_and_compares(model, method, home, tmp_path):
