@@ -381,6 +381,9 @@ def test_headroom_comes_from_the_files(tmp_path, monkeypatch):
     assert (carried["rate"], carried["of_headroom"]["share"]) == (plan.rates[1], pytest.approx(0.75))
     assert "| chains-14 | `grpo` | 0.0004: 0.150 · **0.0008: 0.300** · 0.0016: 0.250 |" in headroom.tuning_table()
     assert "0.75 (0.75 to 0.75)" in headroom.rules_table(found)
+    screened = headroom.screened_table(found)  # of seeds 0 and 1: 0.2 and 0.21 with GRPO, 0.4 and 0.41 at best
+    assert "| chains-14 | `oar_g` | 0.0008 | 0.300 · 0.310 | 0.305 | 0.50 |" in screened
+    assert "`oar_g`" not in headroom.rules_table(found)  # which is of what went to all seeds
 
 
 def test_a_language_models_gain_is_told_by_rate(tmp_path, monkeypatch):
