@@ -163,6 +163,7 @@ def one_step(rank: int, folder: str) -> dict:
     found = {method: traced(train.Trainer(Run("chains", method, 1e-2, seed=0))) for method in FIRST_METHODS}
     found["perfect"] = truth_of_tokens(train.Trainer(Run("chains", "perfect", 1e-2, seed=0)))
     found["no truth"] = truth_of_tokens(train.Trainer(Run("chains", "grpo", 1e-2, seed=0)))
+    found["by value"] = advantages_of_results(train.Trainer(Run("chains", "by_value", 1e-2, seed=0)))
     train.SIZES["chains"] = Sizes(steps=1, evaluate_every=1, prompts=4, rows=16, held_out=4)
     for method in ("grpo_two_groups", "grpo_mixed"):
         found[method] = problems_of_updates(train.Trainer(Run("chains", method, 1e-2, seed=0)))
@@ -193,6 +194,28 @@ def truth_of_tokens(trainer) -> dict:
         found[name] = [
             (trainer.tokenizer.decode([token]), weight) for token, weight in zip(tokens, weights, strict=True)
         ]
+    return found
+
+
+SOLUTIONS = {  # of two problems, a right and a wrong one
+    "2+3*2": ("2+3=5 hm*2=0 \\boxed{0}<|im_end|>", "2+3=5 hm*2=1 \\boxed{1}<|im_end|>"),
+    "2+4": ("2+4=6 \\boxed{6}<|im_end|>", "2+4=7 \\boxed{7}<|im_end|>"),
+}
+
+
+def advantages_of_results(trainer) -> list[tuple]:
+    """Of eight responses to each problem, in turn: what its results' tokens and all others are given."""
+    asked, responses = [], []
+    for row in range(8):
+        for (problem, solutions), right in zip(SOLUTIONS.items(), (row < 1, row < 4), strict=True):
+            tokens = trainer.tokenizer(solutions[not right]).input_ids
+            asked.append(problem)
+            responses.append((tokens, [0.0] * len(tokens), float(right)))
+    found = []
+    for (tokens, *_), advantages_T in zip(responses, trainer.batch(asked, responses)["advantages"].unbind()):
+        before = [""] + [trainer.tokenizer.decode([token]) for token in tokens[:-1]]
+        of = list(zip(before, advantages_T.tolist(), strict=True))
+        found.append(([a for text, a in of if text in ("=", "{")], {a for text, a in of if text not in ("=", "{")}))
     return found
 
 
@@ -232,6 +255,20 @@ def test_advantages_are_multiplied_by_what_a_method_knows(steps):
     assert [place for place, (_, weight) in enumerate(wrong) if weight] == [4] and wrong[4] == ("6", truth.TOTAL)
     assert cut == wrong[:-1] and wrong[-1] == ("<|im_end|>", 0.0)
     assert all(weight == 1 for of in (other, *steps["no truth"].values()) for _, weight in of)
+
+
+def test_a_result_is_given_its_groups_advantage_times_what_it_changes(steps):
+    # Of the first problem one response in eight is right, so that each of three results doubles the chance; of the
+    # second every other one. GRPO divides by the deviation.
+    half = 2**0.5 - 1  # of what two right results add, the first's: 0.5 → 0.71 → 1
+    for row, ((first, rest), (second, others)) in enumerate(zip(*[iter(steps["by value"])] * 2, strict=True)):
+        advantage = (float(row < 1) - 1 / 8) / (np.std([1] + [0] * 7, ddof=1) + 1e-6)
+        changes = [1 / 7, 2 / 7, 4 / 7] if row < 1 else [-1, 2, 0]
+        assert first == pytest.approx([advantage * change * truth.TOTAL for change in changes], abs=1e-5)
+        advantage = (float(row < 4) - 1 / 2) / (np.std([1, 0] * 4, ddof=1) + 1e-6)
+        changes = [half, 1 - half] if row < 4 else [1, 0]
+        assert second == pytest.approx([advantage * change * truth.TOTAL for change in changes], abs=1e-5)
+        assert rest == others == {0.0}
 
 
 def test_an_update_is_of_two_groups_or_of_responses_from_all(steps):
