@@ -224,26 +224,37 @@ def rate_table() -> str:
     return markdown_table(["task", "method", "mean sampled accuracy at each rate"], rows)
 
 
-def language_model_table() -> str:
-    """Before and after the runs on word problems; intervals over held-out problems, of one run each."""
+def language_table(task: str) -> str:
+    """A language model before and after its runs, those that chose the rate first; all seeds of a rate in a row.
+    Intervals are over the held-out problems."""
     rows = []
-    files = (RESULTS / "runs" / "word_problems").glob("*.json")
-    for run in sorted((json.loads(file.read_text()) for file in files), key=lambda run: -run["run"]["lr"]):
-        first, last = run["evaluation"][0], run["evaluation"][-1]
-        low, high = interval(np.subtract(last["right"], first["right"]) / TRIES)
-        rewards = np.array_split(run["training"]["reward"], 2)
-        rows.append(
-            [
-                LABELS[run["run"]["method"]],
-                f"{run['run']['lr']:g}",
-                *[f"{first[measure]:.3f} → {last[measure]:.3f}" for measure in MEASURES],
-                f"{last['sampled'] - first['sampled']:+.3f} ({low:+.3f} to {high:+.3f})",
-                *[f"{half.mean():.3f}" for half in rewards],
-                f"{run['seconds'] / 60:.0f}",
+    for kind in ("tuning", "runs"):
+        of_rates: dict[tuple, list[dict]] = {}
+        for file in sorted((RESULTS / kind / task).glob("*.json")):
+            run = json.loads(file.read_text())
+            of_rates.setdefault((run["run"]["method"], run["run"]["lr"]), []).append(run)
+        for (method, lr), runs in sorted(of_rates.items()):
+            before, after = ([run["evaluation"][place] for run in runs] for place in (0, -1))
+            moved = [
+                " → ".join(f"{np.mean([point[measure] for point in points]):.3f}" for points in (before, after))
+                for measure in MEASURES
             ]
-        )
+            right_SP = np.subtract(*([point["right"] for point in points] for points in (after, before)))
+            gain_P = right_SP.mean(axis=0) / TRIES  # of seeds S and held-out problems P
+            rewards = np.array_split(np.mean([run["training"]["reward"] for run in runs], axis=0), 2)
+            rows.append(
+                [
+                    f"`{method}`",
+                    f"{lr:g}",
+                    ", ".join(str(run["run"]["seed"]) for run in runs),
+                    *moved,
+                    "{:+.3f} ({:+.3f} to {:+.3f})".format(gain_P.mean(), *interval(gain_P)),
+                    *[f"{half.mean():.3f}" for half in rewards],
+                    f"{np.mean([run['seconds'] for run in runs]) / 60:.0f}",
+                ]
+            )
     halves = ["reward, first half of the steps", "second half"]
-    head = ["method", "learning rate", *MEASURES.values(), "sampled, after less before", *halves, "minutes"]
+    head = ["method", "rate", "seeds", *MEASURES.values(), "sampled, after less before", *halves, "minutes a run"]
     return markdown_table(head, rows)
 
 
@@ -256,7 +267,7 @@ def tables(found: Mapping) -> dict[str, str]:
         "against-grpo": comparison_table(found, "grpo"),
         "against-shuffled": comparison_table(found, "shuffled"),
         "main_ppo": main_ppo_table(),
-        "word_problems": language_model_table(),
+        "word_problems": language_table("word_problems"),
     }
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 
-from recipes.study.curves import compared, curve, finish, load, summarised, tuned_cell
+from recipes.study.curves import compared, curve, finish, language_table, load, summarised, tuned_cell
 from recipes.study.document import DOCUMENTS, markdown_table, replace_block
 from recipes.study.sweep import ENDS, PLANS, RESULTS, SCREENED, untried_rates
 from recipes.study.tasks import LONGER
@@ -26,8 +26,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 PAGE = DOCUMENTS / "headroom.md"
-LANGUAGE = "language-sums"  # of a language model
-COMPARED = (*LONGER, LANGUAGE)
+OF_LANGUAGE_MODELS = ("language-sums", "language-sums-5")
+STUDIED = (*LONGER, *OF_LANGUAGE_MODELS)
 EVEN = "even_shares"  # the control: a rule's sum of weights, in every place
 ENOUGH = 3  # times its standard error: where rules are compared
 RESAMPLES = 10_000
@@ -47,7 +47,7 @@ def numbers() -> dict:
     """{task: headroom and methods}. A method is compared on the seeds that it has in common with both ends, two at
     least."""
     found = {}
-    for task in COMPARED:
+    for task in LONGER:
         runs = {method: {run["run"]["seed"]: run for run in load(task, method)} for method in PLANS[task].methods}
         methods = {}
         for method, of in runs.items():
@@ -141,7 +141,7 @@ def screened_table(found: Mapping) -> str:
 def effort_table() -> str:
     """Of every task: tokens of the starting policy's responses to held-out problems, runs, and hours of their cores."""
     rows = []
-    for task in COMPARED:
+    for task in STUDIED:
         files = [file for kind in ("tuning", "runs") for file in sorted((RESULTS / kind / task).glob("*.json"))]
         runs = [json.loads(file.read_text()) for file in files]
         lengths = next((run["evaluation"][0]["tokens"] for run in runs if "tokens" in run["evaluation"][0]), None)
@@ -154,31 +154,11 @@ def _difference(of: Mapping | None) -> str:
     return "{:+.3f} ({:+.3f} to {:+.3f}), p {:.3f}".format(of["difference"], *of["interval"], of["p"]) if of else ""
 
 
-def language_table() -> str:
-    """A language model's accuracies before and after its runs, those that chose the rate first."""
-    rows = []
-    for kind in ("tuning", "runs"):
-        of_rates: dict[tuple, list[dict]] = {}
-        for file in sorted((RESULTS / kind / LANGUAGE).glob("*.json")):
-            run = json.loads(file.read_text())
-            of_rates.setdefault((run["run"]["method"], run["run"]["lr"]), []).append(run)
-        for (method, lr), runs in of_rates.items():
-            first, *_, last = zip(*(run["evaluation"] for run in runs), strict=True)
-            moved = [
-                " → ".join(f"{np.mean([point[measure] for point in points]):.3f}" for points in (first, last))
-                for measure in ("sampled", "greedy", "pass@3")
-            ]
-            seeds = ", ".join(str(run["run"]["seed"]) for run in runs)
-            rows.append([f"`{method}`", f"{lr:g}", seeds, *moved])
-    head = ["method", "rate", "seeds", "sampled accuracy", "greedy accuracy", "Pass@3"]
-    return markdown_table(head, rows)
-
-
 def tuning_table() -> str:
     """Area at each rate that was tried, of the methods whose rate is chosen."""
     rows = [
         [task, f"`{method}`", tuned_cell(task, method)]
-        for task in COMPARED
+        for task in STUDIED
         for method in ([PLANS[task].tuned_by] if PLANS[task].tuned_by else PLANS[task].methods)
         if not untried_rates(task, method)
     ]
@@ -207,7 +187,7 @@ def tables(found: Mapping) -> dict[str, str]:
         "headroom": headroom_table(found),
         "rules": rules_table(found),
         "screened": screened_table(found),
-        "language": language_table(),
+        **{task: language_table(task) for task in OF_LANGUAGE_MODELS},
         "tuning": tuning_table(),
         "effort": effort_table(),
     }

@@ -53,18 +53,26 @@ class Plan:
 
 FIRST_METHODS = ("grpo", "grail", "oar_g", "shuffled", "surprise")
 ENDS = ("grpo", "perfect")  # of the headroom
-LANGUAGE_METHODS = (*ENDS, "surprise_shares", "grail")
+LANGUAGE_METHODS = ("grpo", "surprise_shares", "grail")
 SHARES = ("surprise_shares", "carried", "even_shares")
-SECOND = (*ENDS, *SHARES, "grail")  # of another task with room
+SECOND = (*ENDS, *SHARES, "grail")  # of another task
+LONGEST = [method for method in SECOND if method != "carried"]
 PLANS = {
     "chains": Plan(FIRST_METHODS, FIRST_METHODS, (5e-5, 1e-4, 2e-4, 4e-4, 8e-4), widened=False),
     "legs": Plan(FIRST_METHODS, FIRST_METHODS, (1e-4, 3e-4, 6e-4), widened=False),
-    "chains-14": Plan([method for method in METHODS if method != "no_filler"], (*ENDS, *SHARES)),
+    **{task: Plan(ENDS, ENDS, seeds=range(2)) for task in LONGER},
+    "chains-14": Plan(
+        [method for method in METHODS if method != "no_filler"],
+        (*ENDS, *SHARES, "grail", "grpo_mixed", "surprise_shares_mixed"),
+    ),
+    "chains-20": Plan(LONGEST, LONGEST),
     "chains-8-filler": Plan(SECOND, SECOND, tuning_seeds=(100, 101)),
-    **{task: Plan(ENDS, ENDS, seeds=range(2)) for task in LONGER if task not in ("chains-14", "chains-8-filler")},
     "language-sums": Plan(
         LANGUAGE_METHODS, LANGUAGE_METHODS, (5e-6, 1e-5, 2e-5), widened=False, tuned_by="grpo", seeds=range(3)
     ),
+    "language-sums-5": Plan(
+        LANGUAGE_METHODS, LANGUAGE_METHODS, (5e-6,), widened=False, tuned_by="grpo", seeds=range(3)
+    ),  # the rate that language-sums chose: its runs are minutes on a GPU, these on a core
 }
 
 

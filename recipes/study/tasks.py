@@ -20,5 +20,5 @@ LONGER = {
     "sums-10": Sums(10, 112),
 }
 SMALL = FIRST | LONGER  # their policies are built by policy.py
-LANGUAGE = {"word_problems": WordProblems(), "language-sums": Sums(8, 96)}
+LANGUAGE = {"word_problems": WordProblems(), "language-sums": Sums(8, 96), "language-sums-5": Sums(5, 56)}
 TASKS = SMALL | LANGUAGE

@@ -56,6 +56,7 @@ class Sizes:
 SIZES = {  # of other tasks: Sizes()
     "word_problems": Sizes(steps=16, evaluate_every=16, prompts=4, samples=4, rows=4, held_out=32),
     "language-sums": Sizes(steps=20, evaluate_every=10, rows=16),
+    "language-sums-5": Sizes(steps=10, evaluate_every=10, prompts=2, rows=16, held_out=48),
 }
 
 

@@ -306,22 +306,31 @@ def test_area_is_the_mean_over_the_run():
     assert train.area(points, "greedy") == pytest.approx((10 * 0.3 + 20 * 0.6) / 30)
 
 
-def test_language_models_gain_is_paired_by_problem(tmp_path, monkeypatch):
+def test_language_models_gain_is_told_by_rate_over_problems(tmp_path, monkeypatch):
     monkeypatch.setattr(curves, "RESULTS", tmp_path)
-    points = [
-        {"step": step, "sampled": sum(right) / 9, "greedy": 0.5, "pass@3": 0.75, "right": right}
-        for step, right in ((0, [0, 1, 2]), (4, [1, 2, 3]))  # one more of three tries, at every problem
-    ]
-    for method, lr, rewards in (("grail", 1e-6, [0.0, 0.25, 0.5, 0.75]), ("grpo", 1e-5, [0.25] * 4)):
-        run = {"run": {"method": method, "lr": lr}, "evaluation": points, "seconds": 90}
+
+    def stored(kind: str, method: str, lr: float, seed: int, more: list[int], rewards: list[float]) -> None:
+        points = [
+            {"step": step, "sampled": sum(right) / 9, "greedy": 0.5, "pass@3": 0.75 + seed / 100, "right": right}
+            for step, right in ((0, [0, 1, 2]), (4, [right + one for right, one in zip([0, 1, 2], more)]))
+        ]
+        run = {"run": {"method": method, "lr": lr, "seed": seed}, "evaluation": points, "seconds": 90 + 60 * seed}
         run["training"] = {"reward": rewards}
-        file = tmp_path / "runs" / "word_problems" / f"{method}-0.json"
+        file = tmp_path / kind / "word_problems" / f"{method}-{lr:g}-{seed}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(run))
-    gain = "0.333 → 0.667 | 0.500 → 0.500 | 0.750 → 0.750 | +0.333 (+0.333 to +0.333)"
-    assert curves.language_model_table().splitlines()[2:] == [
-        f"| GRPO | 1e-05 | {gain} | 0.250 | 0.250 | 2 |",
-        f"| GRAIL | 1e-06 | {gain} | 0.125 | 0.625 | 2 |",
+
+    stored("runs", "grpo", 1e-5, 0, [0, 1, 1], [0.25] * 4)
+    stored("runs", "grpo", 1e-5, 2, [2, 1, 1], [0.75] * 4)  # with the other, one more at every problem
+    stored("runs", "grail", 1e-6, 0, [1, 1, 1], [0.0, 0.25, 0.5, 0.75])
+    stored("tuning", "grpo", 1e-5, 7, [0, 0, 3], [0.5] * 4)
+    *rows, lone = [line.split(" | ") for line in curves.language_table("word_problems").splitlines()[2:]][::-1]
+    assert lone[:4] == ["| `grpo`", "1e-05", "7", "0.333 → 0.667"]
+    assert lone[6] == "+0.333 (+0.000 to +1.000)"  # each of three problems may be drawn alone
+    gain = "0.500 → 0.500 | 0.7{0} → 0.7{0} | +0.333 (+0.333 to +0.333)"
+    assert [" | ".join(row) for row in rows] == [
+        f"| `grpo` | 1e-05 | 0, 2 | 0.333 → 0.667 | {gain.format(60)} | 0.500 | 0.500 | 2 |",
+        f"| `grail` | 1e-06 | 0 | 0.333 → 0.667 | {gain.format(50)} | 0.125 | 0.625 | 2 |",
     ]
 
 
@@ -397,6 +406,16 @@ def test_share_of_the_headroom_is_paired_by_seed():
     assert found == pytest.approx([0.5, 0.0, 1.5])
 
 
+def test_hours_and_lengths_come_from_the_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(headroom, "RESULTS", tmp_path)
+    for kind, seed, tokens in (("tuning", 100, {}), ("runs", 0, {"tokens": [61.0, 64.4, 70.0]}), ("runs", 1, {})):
+        file = tmp_path / kind / "chains-14" / f"grpo-{seed}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        later = {"tokens": [1.0, 2.0, 3.0]}  # of what it has become
+        file.write_text(json.dumps({"evaluation": [{"step": 0, **tokens}, {"step": 8, **later}], "seconds": 3000}))
+    assert "| chains-14 | 61, 64, 70 | 3 | 2.5 |" in headroom.effort_table()
+
+
 def test_headroom_comes_from_the_files(tmp_path, monkeypatch):
     for module in (sweep, curves, headroom):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
@@ -423,24 +442,10 @@ def test_headroom_comes_from_the_files(tmp_path, monkeypatch):
     assert "`oar_g`" not in headroom.rules_table(found)  # which is of what went to all seeds
 
 
-def test_a_language_models_gain_is_told_by_rate(tmp_path, monkeypatch):
-    for module in (sweep, headroom):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
-    write(Run("language-sums", "grpo", 1e-5, 100), tuning=True, sampled=0.3)
-    for method, sampled in (("grpo", 0.4), ("grail", 0.6)):
-        for seed in range(3):
-            write(Run("language-sums", method, 1e-5, seed), tuning=False, sampled=sampled + 0.02 * seed)
-    assert headroom.language_table().splitlines()[2:] == [
-        "| `grpo` | 1e-05 | 100 | 0.000 → 0.300 | 0.300 → 0.300 | 0.300 → 0.300 |",
-        "| `grail` | 1e-05 | 0, 1, 2 | 0.000 → 0.620 | 0.620 → 0.620 | 0.620 → 0.620 |",
-        "| `grpo` | 1e-05 | 0, 1, 2 | 0.000 → 0.420 | 0.420 → 0.420 | 0.420 → 0.420 |",
-    ]
-
-
 def test_one_methods_rate_is_all_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "RESULTS", tmp_path)
-    assert sweep.untried_rates("language-sums", "grail") == [5e-6, 1e-5, 2e-5]
-    for lr, sampled in ((5e-6, 0.3), (1e-5, 0.2), (2e-5, 0.1)):
+    assert sweep.untried_rates("language-sums", "grail") == [5e-6, 1e-5]
+    for lr, sampled in ((5e-6, 0.3), (1e-5, 0.2)):
         write(Run("language-sums", "grpo", lr, 100), tuning=True, sampled=sampled)
     assert sweep.untried_rates("language-sums", "grail") == [] and sweep.chosen_rate("language-sums", "grail") == 5e-6
 
