@@ -444,8 +444,8 @@ def test_headroom_comes_from_the_files(tmp_path, monkeypatch):
 
 def test_one_methods_rate_is_all_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "RESULTS", tmp_path)
-    assert sweep.untried_rates("language-sums", "grail") == [5e-6, 1e-5]
-    for lr, sampled in ((5e-6, 0.3), (1e-5, 0.2)):
+    assert sweep.untried_rates("language-sums", "grail") == [5e-6, 1e-5, 2e-5]
+    for lr, sampled in ((5e-6, 0.3), (1e-5, 0.2), (2e-5, 0.1)):
         write(Run("language-sums", "grpo", lr, 100), tuning=True, sampled=sampled)
     assert sweep.untried_rates("language-sums", "grail") == [] and sweep.chosen_rate("language-sums", "grail") == 5e-6
 
