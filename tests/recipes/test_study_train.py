@@ -476,21 +476,30 @@ def test_the_page_of_headroom_shows_the_results():
 def test_readme_says_what_the_rules_win():
     readme = (DOCUMENTS.parents[1] / "README.md").read_text(encoding="utf-8")
     found = headroom.numbers()
-    methods = found["chains-14"]["methods"]
-    for rule, method in (("surprise", "surprise_shares"), ("carried", "carried")):
-        against = methods[method]["against_grpo"]
+    of_14, of_20 = (found[task]["methods"] for task in ("chains-14", "chains-20"))
+    for beginning, text, of in (
+        ("| `+grail=surprise`", "chains of 14: {}; of 20: ", of_14["surprise_shares"]),
+        ("| `+grail=surprise`", "; of 20: {} |", of_20["surprise_shares"]),
+        ("| `+grail=carried`", "| chains of 14: {} |", of_14["carried"]),
+        ("| GRAIL,", "; chains of 20: {} |", of_20["grail"]),
+    ):
+        against = of["against_grpo"]
         gain = "{:+.3f} ({:+.3f} to {:+.3f})".format(against["difference"], *against["interval"]).replace("-", "−")
-        (row,) = (line for line in readme.splitlines() if line.startswith(f"| `+grail={rule}`"))
-        assert f"chains of 14: {gain}" in row
-    grpo, perfect = (f"{methods[end]['mean']:.2f}" for end in sweep.ENDS)
-    assert f"GRPO's mean sampled accuracy is {grpo}, and {perfect} with perfect credit" in " ".join(readme.split())
-    assert f"({len(methods['perfect']['seeds'])} seeds," in readme
-    even, surprise, carried = (
-        f"{found['chains-8-filler']['methods'][method]['against_grpo']['difference']:+.2f}"
-        for method in ("even_shares", "surprise_shares", "carried")
+        (row,) = (line for line in readme.splitlines() if line.startswith(beginning))
+        assert text.format(gain) in row
+    said = "GRPO's mean sampled accuracy is {:.2f} and {:.2f}; perfect credit, worked out from the task, adds {:.2f} "
+    said += "and {:.2f}, `surprise` {:.2f} and {:.2f} of that, its sum spread evenly nothing sure ({} seeds,"
+    values = (
+        *(of["grpo"]["mean"] for of in (of_14, of_20)),
+        *(found[task]["headroom"]["difference"] for task in ("chains-14", "chains-20")),
+        *(of["surprise_shares"]["of_headroom"]["share"] for of in (of_14, of_20)),
+        len(of_14["perfect"]["seeds"]),
     )
-    said = f"spread evenly adds {methods['even_shares']['against_grpo']['difference']:+.2f}; on chains of 8 with filler"
-    assert f"{said} it adds {even}, and `surprise` {surprise}, `carried` {carried} are" in " ".join(readme.split())
+    assert said.format(*values) in " ".join(readme.split())
+    for of in (of_14, of_20):  # what "sure" means
+        assert of["surprise_shares"]["of_headroom"]["interval"][0] > 0
+        low, high = of["even_shares"]["against_grpo"]["interval"]
+        assert low < 0 < high
 
 
 def test_the_page_shows_the_results():
