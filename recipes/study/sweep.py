@@ -122,7 +122,8 @@ def carry_out(runs: Iterable[tuple[Run, Path]], parallel: int, dry: bool) -> Non
         arguments = command(run, out)
         there = out.exists() and json.loads(out.read_text())["run"] == vars(run)  # and not of another rate
         if dry or there:
-            print(" ".join(["there" if there else "python", *arguments]))  # whole, from threads
+            said = " ".join(["there" if there else "python", *arguments])
+            sys.stdout.write(said + "\n")  # whole, from threads: print writes the end by itself
             return True
         log = Path("outputs/study/logs") / out.relative_to(RESULTS).with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -166,6 +167,8 @@ if __name__ == "__main__":
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
     given = parser.parse_args()
+    if given.parallel < 1:
+        parser.error(f"--parallel {given.parallel}: at least 1")
     if unknown := set(given.tasks) - set(PLANS):
         parser.error(f"no tasks: {', '.join(sorted(unknown))}; there are {', '.join(PLANS)}")
     main(given.tasks or [task for task in PLANS if task in SMALL], given.parallel, given.dry_run)

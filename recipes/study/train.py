@@ -1,6 +1,6 @@
 """One run of the study: one policy, trained in one process by verl's own worker, engine and loss.
 
-    python -m recipes.study.train chains grail --lr 1e-4 --seed 0 --out outputs/study/run.json
+    python -m recipes.study.train chains grail --lr 1e-4 --seed 0      # results in outputs/study/run.json
 
 verl's ActorRolloutRefWorker, with the plugin's hook in it, takes the step, and the plugin's generation server, which
 `+grail=cpu` runs as a Ray actor, writes the responses; Ray, TransferQueue and nine processes' start-up are left out.
@@ -311,7 +311,9 @@ if __name__ == "__main__":
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("outputs/study/run.json"), help="for the results: %(default)s")
     parser.add_argument("--policy", type=Path, help="folder for the trained policy")
     given = parser.parse_args()
+    if given.lr <= 0:
+        parser.error(f"--lr {given.lr:g}: a learning rate above 0")
     main(Run(given.task, given.method, given.lr, given.seed), given.out, given.policy)
