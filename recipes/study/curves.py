@@ -71,7 +71,7 @@ def numbers() -> dict:
         for measure in MEASURES:
             of_runs = {
                 kind: {m: [take(runs[m][seed]["evaluation"], measure) for seed in seeds] for m in FIRST_METHODS}
-                for kind, take in (("area", area), ("final", lambda points, name: points[-1][name]))
+                for kind, take in (("area", area), ("final", last))
             }
             found[task]["measures"][measure] = {
                 kind: {
@@ -85,6 +85,10 @@ def numbers() -> dict:
                 for kind, values in of_runs.items()
             }
     return found
+
+
+def last(evaluation: Sequence[Mapping], measure: str) -> float:
+    return evaluation[-1][measure]
 
 
 def curve(runs: Sequence[Mapping], measure: str) -> tuple[list[int], np.ndarray]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 
-from recipes.study.curves import compared, curve, finish, language_table, load, summarised, tuned_cell
+from recipes.study.curves import MEASURES, compared, curve, finish, language_table, last, load, summarised, tuned_cell
 from recipes.study.document import DOCUMENTS, markdown_table, replace_block
 from recipes.study.sweep import ENDS, PLANS, RESULTS, SCREENED, untried_rates
 from recipes.study.tasks import LONGER
@@ -121,6 +121,29 @@ def rules_table(found: Mapping) -> str:
     return markdown_table(head, rows)
 
 
+def measures_table(found: Mapping) -> str:
+    """The other measures of what is compared, less GRPO's."""
+    taken = [
+        (f"{MEASURES[measure]}, {kind}", measure, take)
+        for measure, kind, take in (
+            ("sampled", "at the end", last),
+            ("greedy", "over the run", area),
+            ("greedy", "at the end", last),
+            ("pass@3", "at the end", last),
+        )
+    ]
+    rows = []
+    for task in with_rules(found):
+        for method in compared_methods(found, task):
+            if method == "grpo":
+                continue
+            seeds = found[task]["methods"][method]["seeds"]
+            both = [{run["run"]["seed"]: run["evaluation"] for run in load(task, name)} for name in (method, "grpo")]
+            pairs = ([[take(of[seed], measure) for seed in seeds] for of in both] for _, measure, take in taken)
+            rows.append([task, f"`{method}`", *[_difference(compared(*pair)) for pair in pairs]])
+    return markdown_table(["task", "method", *[label for label, *_ in taken]], rows)
+
+
 def screened_table(found: Mapping) -> str:
     """Every method on the first seeds, which all have, the best first."""
     rows = []
@@ -187,6 +210,7 @@ def tables(found: Mapping) -> dict[str, str]:
     return {
         "headroom": headroom_table(found),
         "rules": rules_table(found),
+        "measures": measures_table(found),
         "screened": screened_table(found),
         **{task: language_table(task) for task in OF_LANGUAGE_MODELS},
         "tuning": tuning_table(),

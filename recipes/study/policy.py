@@ -66,6 +66,7 @@ def build(task_name: str, folder: Path, steps: int | None = None, hidden_size: i
         raise FileNotFoundError(
             f"{folder} is not there: python -m recipes.study.imitate {task_name} MODEL {folder} makes it"
         )
+    print(f"{folder} is not there; building it takes some minutes, once", flush=True)
     task = SMALL[task_name]
     steps = steps or task.imitation_steps
     tokenizer, rng = build_tokenizer(task), random.Random(0)

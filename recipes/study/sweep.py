@@ -3,12 +3,12 @@
     python -m recipes.study.sweep                        # hours on two cores
     python -m recipes.study.sweep chains-14              # of one task
     VERL_PLATFORM=nvidia python -m recipes.study.sweep language-sums --parallel 6      # on one GPU
-    python -m recipes.study.sweep --dry-run              # the commands; any one is a run of its own, in two minutes
+    python -m recipes.study.sweep --dry-run              # the commands; any one is a run of its own
 
 Task by task. First each method's learning rate, on a seed that is not used further: the one with the largest mean
 sampled accuracy over the run wins, and as long as that is the largest or smallest tried, its double or half is tried
 too. Then two seeds of every method at its rate, and the others of those that are compared. A run whose result is there
-is not run again. curves.py and headroom.py draw what comes out.
+is not run again; with another `--out` its command repeats it. curves.py and headroom.py draw what comes out.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,34 +115,46 @@ def command(run: Run, out: Path) -> list[str]:
     return ["-m", "recipes.study.train", *given]
 
 
-def carry_out(runs: Iterable[tuple[Run, Path]], parallel: int, dry: bool) -> None:
-    """Raises SystemExit, when all others are done, if some run failed."""
+def is_there(run: Run, out: Path) -> bool:
+    """Its result, and not that of another rate."""
+    return out.exists() and json.loads(out.read_text())["run"] == vars(run)
+
+
+def carry_out(runs: Sequence[tuple[Run, Path]], parallel: int, dry: bool) -> None:
+    """Those whose result is not there; all of them are said where they are only to be told.
+
+    Raises:
+        SystemExit: some run failed, when all others are done.
+    """
+    if dry:
+        for run, out in runs:
+            print("there:" if is_there(run, out) else "to run:", "python", *command(run, out))
+        return
+    missing = [(run, out) for run, out in runs if not is_there(run, out)]
+    for task in {run.task for run, _ in missing}:
+        build(task, policy_folder(task))
 
     def one(run: Run, out: Path) -> bool:
-        arguments = command(run, out)
-        there = out.exists() and json.loads(out.read_text())["run"] == vars(run)  # and not of another rate
-        if dry or there:
-            said = " ".join(["there" if there else "python", *arguments])
-            sys.stdout.write(said + "\n")  # whole, from threads: print writes the end by itself
-            return True
         log = Path("outputs/study/logs") / out.relative_to(RESULTS).with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {"VERL_PLATFORM": "cpu", **os.environ, "OMP_NUM_THREADS": "1"}
         with log.open("w") as file:
-            done = subprocess.run([sys.executable, *arguments], env=environment, stdout=file, stderr=file)
-        print("done  " if done.returncode == 0 else f"failed, see {log}:", *arguments, flush=True)
+            done = subprocess.run(
+                [sys.executable, *command(run, out)], env=environment, stdout=file, stderr=file, check=False
+            )
+        said = "done:" if done.returncode == 0 else f"failed, see {log}:"
+        sys.stdout.write(" ".join([said, "python", *command(run, out)]) + "\n")  # whole, from threads
+        sys.stdout.flush()
         return done.returncode == 0
 
     with ThreadPoolExecutor(parallel) as pool:
-        if not all(list(pool.map(lambda given: one(*given), runs))):
+        if not all(list(pool.map(lambda given: one(*given), missing))):
             sys.exit("some runs failed; the same command tries them again")
 
 
 def main(tasks: Sequence[str], parallel: int, dry: bool) -> None:
     for task in tasks:
         plan = PLANS[task]
-        if not dry:
-            build(task, policy_folder(task))
         while tuning := [
             Run(task, method, lr, seed)
             for method in ([plan.tuned_by] if plan.tuned_by else plan.methods)

@@ -394,7 +394,30 @@ def test_a_result_of_another_rate_is_run_again(tmp_path, monkeypatch, capsys):
     sweep.carry_out([(run, sweep.result_file(run, tuning=False))], 1, dry=True)
     other = Run("chains-14", "grpo", 8e-4, 0)
     sweep.carry_out([(other, sweep.result_file(other, tuning=False))], 1, dry=True)
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["there", "python"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["there:", "to"]
+
+
+def test_a_sweep_runs_what_is_missing_and_says_what_failed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "RESULTS", tmp_path)
+    built = []  # a policy takes minutes, a run too
+    monkeypatch.setattr(sweep, "build", lambda *given: built.append(given))
+    monkeypatch.setattr(sweep, "command", lambda run, out: ["-c", f"raise SystemExit({run.seed} > 1)"])
+    three = [Run("chains-14", "grpo", 4e-4, seed) for seed in range(3)]
+    runs = [(run, sweep.result_file(run, tuning=False)) for run in three]
+    for run, _ in runs:
+        write(run, tuning=False, sampled=0.5)
+    sweep.carry_out(runs, 2, dry=False)
+    assert not built and not capsys.readouterr().out
+    for _, file in runs[1:]:
+        file.unlink()
+    with pytest.raises(SystemExit, match="some runs failed"):
+        sweep.carry_out(runs, 2, dry=False)
+    assert built == [("chains-14", train.policy_folder("chains-14"))]
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "done: python -c raise SystemExit(1 > 1)",
+        "failed, see outputs/study/logs/runs/chains-14/grpo-2.log: python -c raise SystemExit(2 > 1)",
+    ]
 
 
 def test_share_of_the_headroom_is_paired_by_seed():
@@ -443,6 +466,8 @@ def test_headroom_comes_from_the_files(tmp_path, monkeypatch):
     assert found["chains-14"]["methods"]["perfect"]["against_even"]["difference"] == pytest.approx(0.17)
     assert "| chains-14 | `grpo` | 0.0004: 0.150 · **0.0008: 0.300** · 0.0016: 0.250 |" in headroom.tuning_table()
     assert "+0.150 (+0.150 to +0.150), p 0.125 | 0.68 (" in headroom.rules_table(found)
+    final = "+0.300 (+0.300 to +0.300), p 0.125"  # of everything at the end, and of greedy accuracy throughout
+    assert f"| chains-14 | `carried` | {' | '.join([final] * 4)} |" in headroom.measures_table(found)
     screened = headroom.screened_table(found)  # of seeds 0 and 1: 0.2 and 0.21 with GRPO, 0.4 and 0.45 at best
     assert "| chains-14 | `oar_g` | 0.0008 | 0.300 · 0.310 | 0.305 | 0.45 |" in screened
     assert "`hops3`" not in screened  # of which there is no seed 0
@@ -456,11 +481,10 @@ def test_all_methods_go_to_two_seeds_and_what_is_compared_to_all(tmp_path, monke
     for method in plan.methods[:3]:
         for lr, sampled in ((2e-4, 0.1), (4e-4, 0.5), (8e-4, 0.4)):
             write(Run("chains-14", method, lr, 100), tuning=True, sampled=sampled)
-    sweep.main(["chains-14"], parallel=8, dry=True)
+    sweep.main(["chains-14"], parallel=1, dry=True)
     lines = capsys.readouterr().out.splitlines()
-    whole = "python -m recipes.study.train chains-14 "
-    assert all(line.startswith(whole) and line.count("python") == 1 for line in lines)
-    found = sorted(tuple(line.split()[4:9]) for line in lines)
+    assert all(line.startswith("to run: python -m recipes.study.train chains-14 ") for line in lines)
+    found = sorted(tuple(line.split()[6:11]) for line in lines)
     seeds = {"grpo": range(4), "perfect": range(4), "oar_g": range(2)}
     assert found == sorted(
         [("grail", "--lr", lr, "--seed", "100") for lr in ("0.0004", "0.0008")]  # its rate is not chosen yet
@@ -533,8 +557,8 @@ def test_readme_says_what_the_rules_win():
         gain = "{:+.3f} ({:+.3f} to {:+.3f})".format(against["difference"], *against["interval"]).replace("-", "−")
         (row,) = (line for line in readme.splitlines() if line.startswith(beginning))
         assert text.format(gain) in row
-    said = "GRPO's mean sampled accuracy is {:.2f} and {:.2f}; perfect credit, worked out from the task, adds {:.2f} "
-    said += "and {:.2f}, `surprise` {:.2f} and {:.2f} of that, its sum spread evenly nothing sure ({} seeds,"
+    said = "GRPO's mean sampled accuracy over the run is {:.2f} and {:.2f}; perfect credit, worked out from the task, adds "
+    said += "{:.2f} and {:.2f}, `surprise` {:.2f} and {:.2f} of that, its sum spread evenly nothing sure ({} seeds,"
     values = (
         *(of["grpo"]["mean"] for of in (of_14, of_20)),
         *(found[task]["headroom"]["difference"] for task in ("chains-14", "chains-20")),
