@@ -557,8 +557,8 @@ def test_readme_says_what_the_rules_win():
         gain = "{:+.3f} ({:+.3f} to {:+.3f})".format(against["difference"], *against["interval"]).replace("-", "−")
         (row,) = (line for line in readme.splitlines() if line.startswith(beginning))
         assert text.format(gain) in row
-    said = "GRPO's mean sampled accuracy over the run is {:.2f} and {:.2f}; perfect credit, worked out from the task, adds "
-    said += "{:.2f} and {:.2f}, `surprise` {:.2f} and {:.2f} of that, its sum spread evenly nothing sure ({} seeds,"
+    said = "GRPO's mean sampled accuracy over the run is {:.2f} and {:.2f}; perfect credit, worked out from the task, "
+    said += "adds {:.2f} and {:.2f}, `surprise` {:.2f} and {:.2f} of that, its sum spread evenly nothing sure ({} seeds,"
     values = (
         *(of["grpo"]["mean"] for of in (of_14, of_20)),
         *(found[task]["headroom"]["difference"] for task in ("chains-14", "chains-20")),
