@@ -558,7 +558,8 @@ def test_readme_says_what_the_rules_win():
         (row,) = (line for line in readme.splitlines() if line.startswith(beginning))
         assert text.format(gain) in row
     said = "GRPO's mean sampled accuracy over the run is {:.2f} and {:.2f}; perfect credit, worked out from the task, "
-    said += "adds {:.2f} and {:.2f}, `surprise` {:.2f} and {:.2f} of that, its sum spread evenly nothing sure ({} seeds,"
+    said += "adds {:.2f} and {:.2f}, `surprise` {:.2f} and {:.2f} of that, "
+    said += "its sum spread evenly nothing sure ({} seeds,"
     values = (
         *(of["grpo"]["mean"] for of in (of_14, of_20)),
         *(found[task]["headroom"]["difference"] for task in ("chains-14", "chains-20")),
