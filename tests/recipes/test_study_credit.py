@@ -415,7 +415,7 @@ def test_readme_says_where_the_rules_land():
         "| GRAIL": f"tokens whose change alone moves the answer {of_cells(default, kept)}; "
         f"the first mistake {of_cells(default, mistakes)}",
         "| OAR-G": mistake["oar_g"],
-        "| −log p": mistake["surprise"],
+        "| `+grail=surprise`": mistake["surprise"],
         "| 80/20": mistake["entropy"],
         "| `+grail=carried`": f"the first mistake {of_cells(carried, mistakes)}; "
         f"used against unused results {of_cells(carried, results)}",
