@@ -550,7 +550,7 @@ def test_readme_says_what_the_rules_win():
     for beginning, text, of in (
         ("| `+grail=surprise`", "chains of 14: {}; of 20: ", of_14["surprise_shares"]),
         ("| `+grail=surprise`", "; of 20: {} |", of_20["surprise_shares"]),
-        ("| `+grail=carried`", "| chains of 14: {} |", of_14["carried"]),
+        ("| `+grail=carried`", "| chains of 14: {}, p 0.07 |", of_14["carried"]),
         ("| GRAIL,", "; chains of 20: {} |", of_20["grail"]),
     ):
         against = of["against_grpo"]
@@ -571,8 +571,8 @@ def test_readme_says_what_the_rules_win():
         assert of["surprise_shares"]["of_headroom"]["interval"][0] > 0
         low, high = of["even_shares"]["against_grpo"]["interval"]
         assert low < 0 < high
-    assert "With filler the even sum wins nearly all." in readme
-    assert found["chains-8-filler"]["methods"]["even_shares"]["of_headroom"]["share"] > 0.8
+    assert "With filler even shares may suffice." in " ".join(readme.split())
+    assert found["chains-8-filler"]["methods"]["even_shares"]["of_headroom"]["interval"][1] > 1
 
 
 def test_the_page_shows_the_results():
