@@ -153,6 +153,8 @@ def screened_table(found: Mapping) -> str:
             continue
         first = list(PLANS[task].seeds[:SCREENED])
         areas = {m: of["values"][:SCREENED] for m, of in methods.items() if of["seeds"][:SCREENED] == first}
+        if not areas.keys() >= set(ENDS):  # a sweep is under way
+            continue
         means = {method: np.mean(values) for method, values in areas.items()}
         low, high = (means[end] for end in ENDS)
         for method in sorted(means, key=means.get, reverse=True):

@@ -472,6 +472,8 @@ def test_headroom_comes_from_the_files(tmp_path, monkeypatch):
     assert "| chains-14 | `oar_g` | 0.0008 | 0.300 · 0.310 | 0.305 | 0.45 |" in screened
     assert "`hops3`" not in screened  # of which there is no seed 0
     assert "`oar_g`" not in headroom.rules_table(found)  # which is of what went to all seeds
+    sweep.result_file(Run("chains-14", "grpo", plan.rates[1], 0), tuning=False).unlink()
+    assert "chains-14" not in headroom.screened_table(headroom.numbers())  # until the ends are there
 
 
 def test_all_methods_go_to_two_seeds_and_what_is_compared_to_all(tmp_path, monkeypatch, capsys):
